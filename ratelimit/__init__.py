@@ -1,0 +1,1 @@
+"""Limits for any ASGI WebSocket application: connections, messages, bytes, sizes and bans."""

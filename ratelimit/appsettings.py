@@ -1,0 +1,265 @@
+"""Read an app's flat Django settings into one frozen, typed, checked object."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import os
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+Source = Literal["default", "env", "settings"]
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+    secret: bool = False,
+    validate: Callable[[Any], str | None] | None = None,
+) -> Any:
+    """
+    Declare one setting as a dataclass field.
+
+    ``minimum`` and ``maximum`` are inclusive, ``above`` is exclusive. ``validate`` is given the
+    value and returns what is wrong with it, or ``None``. A ``secret`` is never shown.
+
+    """
+    metadata = {
+        "doc": doc,
+        "unit": unit,
+        "minimum": minimum,
+        "above": above,
+        "maximum": maximum,
+        "choices": choices,
+        "secret": secret,
+        "validate": validate,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with the settings: what the system check and the first use both report."""
+
+    id: str
+    message: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"({self.id}) {self.message} {self.hint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One setting as an operator sees it."""
+
+    name: str
+    value: Any
+    default: Any
+    source: Source
+    unit: str
+    doc: str
+    secret: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppSettings:
+    """
+    Settings of one app; each field is the Django setting ``<PREFIX>_<FIELD>``, in capitals.
+
+    Subclasses set ``app`` (used in the ids of problems) and ``prefix``, and declare their fields with
+    :func:`setting`. Rules that need two settings at once go into :meth:`conflicts`.
+
+    """
+
+    app: ClassVar[str]
+    prefix: ClassVar[str]
+
+    @classmethod
+    def names(cls) -> dict[str, dataclasses.Field[Any]]:
+        """Every setting name with its field."""
+        return {f"{cls.prefix}_{field.name.upper()}": field for field in dataclasses.fields(cls)}
+
+    @classmethod
+    def read(cls) -> tuple[Self | None, list[Problem]]:
+        """Return the settings and what is wrong with them; no settings where a value cannot be used."""
+        problems = list(_unknown_names(cls))
+        values: dict[str, Any] = {}
+        for name, field in cls.names().items():
+            value = getattr(django_settings, name, field.default)
+            converted, problem = _checked(cls, name, field, value)
+            if problem is None:
+                values[field.name] = converted
+            else:
+                problems.append(problem)
+        if len(values) < len(cls.names()):
+            return None, problems
+        loaded = cls(**values)
+        problems.extend(loaded.conflicts())
+        return loaded, problems
+
+    @classmethod
+    def load(cls) -> Self:
+        """Return the checked settings. Raise ImproperlyConfigured rather than run with a bad one."""
+        loaded, problems = cls.read()
+        if loaded is None or problems:
+            raise ImproperlyConfigured("\n".join(str(problem) for problem in problems))
+        return loaded
+
+    def conflicts(self) -> Iterator[Problem]:
+        """Yield problems that only show when several settings are looked at together."""
+        return iter(())
+
+    def described(self) -> Iterator[Described]:
+        """Yield every setting with its value and where that came from."""
+        for name, field in self.names().items():
+            secret = field.metadata["secret"]
+            value = getattr(self, field.name)
+            yield Described(
+                name=name,
+                value=("set" if value else "not set") if secret else value,
+                default="not set" if secret else field.default,
+                source=_source(type(self), name, field, value),
+                unit=field.metadata["unit"],
+                doc=field.metadata["doc"],
+                secret=secret,
+            )
+
+
+S = TypeVar("S", bound=AppSettings)
+
+
+def cached(cls: type[S]) -> Callable[[], S]:
+    """Return the ``get_settings`` of an app: reads once, forgets when one of its Django settings changes."""
+
+    @functools.cache
+    def get_settings() -> S:
+        return cls.load()
+
+    def forget(*, setting: str, **kwargs: Any) -> None:
+        if setting.startswith(f"{cls.prefix}_"):
+            get_settings.cache_clear()
+
+    setting_changed.connect(forget, weak=False)
+    return get_settings
+
+
+def from_environment(classes: Iterable[type[AppSettings]], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """
+    Return the settings that environment variables of the same name give, converted to their types.
+
+    A value that cannot be converted is returned as it came, so that the start-up error can name it.
+
+    """
+    found: dict[str, Any] = {}
+    for cls in classes:
+        for name, field in cls.names().items():
+            if name in environ:
+                found[name] = _parse(environ[name], _type_of(cls, field))
+    return found
+
+
+def _type_of(cls: type[AppSettings], field: dataclasses.Field[Any]) -> Any:
+    return typing.get_type_hints(cls)[field.name]
+
+
+def _parse(text: str, kind: Any) -> Any:
+    lowered = text.strip().lower()
+    if kind is bool:
+        return True if lowered in _TRUE else False if lowered in _FALSE else text
+    if typing.get_origin(kind) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _checked(
+    cls: type[AppSettings], name: str, field: dataclasses.Field[Any], value: Any
+) -> tuple[Any, Problem | None]:
+    """Return the value in its declared type, or the problem that keeps it from being used."""
+    kind = _type_of(cls, field)
+    shown = "a secret" if field.metadata["secret"] else repr(value)
+    unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
+    converted = _converted(value, kind)
+    if converted is None:
+        wanted = _KINDS[typing.get_origin(kind) or kind]
+        return None, Problem(f"{cls.app}.E001", f"{name} is {shown}.", f"Set it to {wanted}{unit}.")
+    if problem := _range_problem(field.metadata, converted):
+        return None, Problem(f"{cls.app}.E003", f"{name} is {shown}{unit}.", f"It must be {problem}{unit}.")
+    choices = field.metadata["choices"]
+    if choices and converted not in choices:
+        near = difflib.get_close_matches(str(converted), choices, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(choices)}."
+        return None, Problem(f"{cls.app}.E004", f"{name} is {shown}.", hint)
+    if field.metadata["validate"] and (wrong := field.metadata["validate"](converted)):
+        return None, Problem(f"{cls.app}.E005", f"{name} is {shown}.", wrong)
+    return converted, None
+
+
+_KINDS: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number of",
+    float: "a number of",
+    str: "a string",
+    tuple: "a list of strings",
+}
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """Return the value as ``kind``; ``None`` where that would be a guess (bool is not a number here)."""
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, list | tuple | set | frozenset) and all(isinstance(part, str) for part in value):
+            return tuple(value)
+        return None
+    if isinstance(value, bool) or kind is bool:
+        return value if kind is bool and isinstance(value, bool) else None
+    if kind is float and isinstance(value, int | float):
+        return float(value) if value == value and abs(value) != float("inf") else None
+    return value if isinstance(value, kind) else None
+
+
+def _range_problem(metadata: Mapping[str, Any], value: Any) -> str | None:
+    if metadata["above"] is not None and value <= metadata["above"]:
+        return f"more than {metadata['above']:g}"
+    if metadata["minimum"] is not None and value < metadata["minimum"]:
+        return f"at least {metadata['minimum']:g}"
+    if metadata["maximum"] is not None and value > metadata["maximum"]:
+        return f"at most {metadata['maximum']:g}"
+    return None
+
+
+def _unknown_names(cls: type[AppSettings]) -> Iterator[Problem]:
+    known = cls.names()
+    for name in dir(django_settings):
+        if name.startswith(f"{cls.prefix}_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"Did you mean {near[0]}?" if near else f"Remove it; the settings are: {', '.join(known)}."
+            yield Problem(f"{cls.app}.E002", f"{name} is not a setting.", hint)
+
+
+def _source(cls: type[AppSettings], name: str, field: dataclasses.Field[Any], value: Any) -> Source:
+    if not hasattr(django_settings, name):
+        return "default"
+    if name in os.environ and _converted(_parse(os.environ[name], _type_of(cls, field)), _type_of(cls, field)) == value:
+        return "env"
+    return "settings"

@@ -1,0 +1,1 @@
+"""Consumers, rooms, delivery and heartbeats for Django Channels."""

@@ -1,0 +1,52 @@
+"""One message on its way out: encoded once, framed once for all sockets that share a wire format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Frame:
+    """
+    One outbound message.
+
+    ``payload`` is ``str`` for a text message and ``bytes`` for a binary one. A transport that needs
+    another form (wire bytes, compressed wire bytes) builds it once with :meth:`wire`, under a key of
+    its own, and every other socket of the same kind reuses it.
+
+    ``key`` names what the message replaces when a slow reader's messages are coalesced: the newest
+    frame of a key is kept. ``None`` is never coalesced.
+
+    """
+
+    __slots__ = ("_wire", "key", "payload", "size")
+
+    def __init__(self, payload: str | bytes, *, size: int | None = None, key: object = None) -> None:
+        self.payload = payload
+        self.size = size if size is not None else len(payload if isinstance(payload, bytes) else payload.encode())
+        self.key = key
+        self._wire: dict[object, bytes] | None = None
+
+    @classmethod
+    def json(cls, message: Any, *, key: object = None) -> Frame:
+        """Return ``message`` (anything msgspec can encode) as a JSON text frame."""
+        encoded = _encode(message)
+        return cls(encoded.decode(), size=len(encoded), key=key)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether this goes out as a text message."""
+        return isinstance(self.payload, str)
+
+    def wire(self, key: object, build: Callable[[str | bytes], bytes]) -> bytes:
+        """Return the bytes that ``build(payload)`` made the first time it was asked for under ``key``."""
+        if self._wire is None:
+            self._wire = {}
+        found = self._wire.get(key)
+        if found is None:
+            found = self._wire[key] = build(self.payload)
+        return found

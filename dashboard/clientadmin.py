@@ -47,6 +47,7 @@ class ClientAdmin(LiveModelAdmin):
     change_form_template = "admin/dashboard/client_detail.html"
     summary_template = "admin/dashboard/client_summary.html"
     list_title = "Clients"
+    row_nouns = ("client", "clients")
     list_display = (
         "client",
         "who",
@@ -125,7 +126,20 @@ class ClientAdmin(LiveModelAdmin):
 
     def summary(self, request: HttpRequest) -> dict[str, Any]:
         moment = moment_of(request)
-        return {"hidden_rows": max(0, moment.node.connections - len(moment.connections))}
+        node = moment.node
+        return {
+            "draining": node.draining,
+            "unlisted": max(0, node.connections - len(moment.connections)),
+            "tiles": [
+                ("Open", f"{node.connections:,}", []),
+                ("Named", f"{node.named:,}", []),
+                ("Anonymous", f"{node.anonymous:,}", []),
+                ("Limited", f"{moment.limited:,}", []),
+                ("Rooms", f"{node.rooms:,}", []),
+                ("In per second", f"{node.rates.received_per_sec:,.1f}", []),
+                ("Out per second", f"{node.rates.sent_per_sec:,.1f}", []),
+            ],
+        }
 
     def change_view(
         self,

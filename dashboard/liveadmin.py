@@ -48,10 +48,11 @@ class LiveModelAdmin(_ModelAdmin):
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
     list_max_show_all = 500
-    actions_selection_counter = True
     summary_template = ""
     """Shown above the list, if any; its ``data-live`` elements are refreshed with the rows."""
     list_title = ""
+    row_nouns = ("row", "rows")
+    """What one row, and several, are called under the list."""
     note = ""
     """One sentence under the title."""
 
@@ -85,7 +86,6 @@ class LiveModelAdmin(_ModelAdmin):
             # A page that refreshes itself would use up the messages of an action done in another tab.
             "is_refresh": REFRESH_HEADER in request.headers,
             "summary_template": self.summary_template,
-            "moment": moment_of(request),
             **self.summary(request),
         }
         return super().changelist_view(request, {**context, **(extra_context or {})})

@@ -9,6 +9,7 @@ The health and info pages: JSON for probes and programs.
 from __future__ import annotations
 
 import dataclasses
+
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_safe

@@ -250,15 +250,16 @@ class Connection:
         )
 
     def _keep(self, frame: Frame) -> bool:
-        outcome = self.outbox.put(frame)
-        if outcome == "kept":
-            return True
-        counters = self.node.counters
-        counters.slow(self.outbox.policy)
-        counters.messages_failed += 1
+        outbox, counters = self.outbox, self.node.counters
+        dropped = outbox.dropped
+        outcome = outbox.put(frame)
+        given_up = 1 if outcome == "overflow" else outbox.dropped - dropped
+        if given_up:
+            counters.slow(outbox.policy, given_up)
+            counters.messages_failed += given_up
         if outcome == "overflow":
             self.close(TOO_SLOW)
-        return False
+        return outcome == "kept"
 
 
 def _closing(reason: CloseReason, retry_after: float | None) -> Frame:

@@ -62,6 +62,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
     _straight: Any = None
     """The socket that bytes may be given to without asking Twisted, where there is one."""
     _turn = -1
+    _last_resort: asyncio.TimerHandle | None = None
     _denial: tuple[int, list[tuple[bytes, bytes]]] | None = None
     _denial_begun = False
 
@@ -419,6 +420,8 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
             return
         self.is_connected = False
         self._straight = None
+        if self._last_resort is not None:
+            self._last_resort.cancel()
         if self.closedByMe:
             self._tell(self.localCloseCode, (self.localCloseReason or b"").decode())
         elif wasClean:
@@ -428,6 +431,15 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
         self.link.release()
         self.server.protocol_disconnected(self)
         self._log_action("disconnected")
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """End the TCP connection: after all that was written, unless ``abort``."""
+        # After a close handshake autobahn aborts, and the reset can overtake the close frame.
+        super().dropConnection(abort and not self.wasClean)
+        if self._last_resort is None and self.is_connected:
+            # A peer that does not read would keep what is left for it, and with it the connection, for ever.
+            loop = asyncio.get_running_loop()
+            self._last_resort = loop.call_later(self.closeHandshakeTimeout, self.transport.abortConnection)
 
     def _tell(self, code: int, reason: str) -> None:
         """Tell the application of the end, once."""

@@ -53,14 +53,14 @@ class ClientAdmin(LiveModelAdmin):
         "who",
         "address",
         "place",
-        "rooms_shown",
         "connected",
         "rtt_shown",
         "incoming",
         "outgoing",
+        "limits",
+        "rooms_shown",
         "queue",
         "errors",
-        "limits",
     )
     list_display_links = ("client",)
     list_filter = (IdentityFilter, LimitedFilter, RouteFilter, ConsumerFilter, NodeFilter, RoomFilter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.forms import Media
@@ -97,16 +98,19 @@ class LiveModelAdmin(_ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        if self.has_view_permission(request) and self.get_object(request, object_id) is None:
+        if self._has_gone(request, object_id):
             return self._gone(request)
         return super().change_view(request, object_id, form_url, extra_context)
 
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        if self.has_view_permission(request) and self.get_object(request, object_id) is None:
+        if self._has_gone(request, object_id):
             return self._gone(request)
         return super().history_view(request, object_id, extra_context)
+
+    def _has_gone(self, request: HttpRequest, quoted_id: str) -> bool:
+        return self.has_view_permission(request) and self.get_object(request, unquote(quoted_id)) is None
 
     def _gone(self, request: HttpRequest) -> HttpResponse:
         self.message_user(request, f"That {self.opts.verbose_name} is not here any more.", messages.WARNING)

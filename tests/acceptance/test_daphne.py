@@ -414,7 +414,7 @@ async def test_nothing_is_read_before_the_application_accepts(tmp_path: Path) ->
 
 
 def _send_until_blocked(client: RawClient, message: bytes, most: int) -> int:
-    """Send a message again and again until nobody takes it; return how many went, and leave the rest of the last in ``client.unsent``."""
+    """Send a message until nobody takes it; return how many went. The rest of the last is in ``client.unsent``."""
     for number in range(most):
         left = memoryview(message)
         try:

@@ -203,5 +203,4 @@ async def test_a_beat_has_every_node_look_after_its_sockets() -> None:
         nodes.current().heartbeat.forget(connection)
         nodes.current().heartbeat.track(connection)
         await publish.beat()
-        await publish.beat()
-        assert await one.expect_close() == 4408
+        await one.expect("system.ping")

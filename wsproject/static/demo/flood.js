@@ -9,7 +9,6 @@ const SLOW = 300;
 /** A server without a limit would be flooded for ever. */
 const ENOUGH = 1500;
 const PROBE = "are you there?";
-const RATE_LIMITED = 4429;
 
 export class Flood {
   #socket = null;
@@ -82,8 +81,7 @@ export class Flood {
     this.#phase = "closed";
     this.#closedAt ||= performance.now();
     this.#waitUntil = until;
-    const reason = code === RATE_LIMITED ? "too many messages after the warnings" : words;
-    this.#say(`Closed with ${code}: ${reason}. Coming back when the server allows it.`, "alarm");
+    this.#say(`Closed with ${code}. ${words} Coming back when the server allows it.`, "alarm");
   }
 
   #pour() {

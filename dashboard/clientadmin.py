@@ -10,6 +10,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import ADDITION, CHANGE
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -275,7 +276,12 @@ class ClientAdmin(LiveModelAdmin):
         form = BanAddressesForm(request.POST if confirmed else None)
         if not confirmed or not form.is_valid():
             return self._confirm_ban(request, networks, form)
-        bans = form.ban(networks, by=request.user)
+        try:
+            bans = form.ban(networks, by=request.user)
+        except ValidationError as error:
+            # The form named these itself, so somebody has edited it.
+            self.message_user(request, " ".join(error.messages), messages.ERROR)
+            return None
         record(request, bans, ADDITION, "Banned from the list of clients.")
         self.message_user(request, f"Banned {counted(len(bans), 'address', 'addresses')}.", messages.SUCCESS)
         return None

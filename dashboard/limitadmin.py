@@ -102,7 +102,10 @@ class RateLimitEntryAdmin(LiveModelAdmin):
 def tiles(limits: RateLimitSnapshot) -> list[tuple[str, str, list[str]]]:
     """Return the totals: what each is called, how many, and what that consists of."""
     by_budget = [f"{BUDGETS.get(name, name)}: {count:,}" for name, count in limits.limited_messages.items()]
-    by_reason = [f"{REASONS.get(name, name)}: {count:,}" for name, count in sorted(limits.refused.items())]
+    by_reason = [
+        f"{REASONS.get(name, name.replace('_', ' '))}: {count:,}"
+        for name, count in sorted(limits.refused.items())
+    ]
     return [
         ("Limited messages", f"{sum(limits.limited_messages.values()):,}", by_budget),
         ("Limited connections", f"{limits.limited_connections:,}", []),

@@ -59,7 +59,7 @@ class LiveModelAdmin(_ModelAdmin):
 
     @property
     def media(self) -> Media:
-        return super().media + Media(css={"all": ["dashboard/dashboard.css"]}, js=["dashboard/live.js"])
+        return super().media + Media(css={"all": ["dashboard/dashboard.css"]})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LiveModel]:
         return self.model.rows(moment_of(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import http.cookiejar
@@ -203,7 +204,7 @@ async def test_the_browser_code_prints_its_line(server, chromium_path):
         async with page.expect_console_message(
             lambda message: message.text.endswith(": hello"), timeout=10_000
         ):
-            await page.evaluate(script.code)
+            await page.evaluate(f"() => {{ {script.code} }}")
         await browser.close()
 
 
@@ -320,6 +321,46 @@ async def test_other_commands_serve_the_same_application(mysite, command):
         async with talk(running, "/ws/chat/lobby/") as socket:
             await socket.send('{"type": "chat.send", "data": {"text": "hello"}}')
             assert (await expect(socket, "chat.line"))["data"]["text"] == "hello"
+
+
+@pytest.mark.redis
+async def test_processes_share_their_rooms_on_redis(mysite, redis_server):
+    environment = {**mysite.environment, "REDIS_URL": redis_server.url}
+    ports = free_port(), free_port()
+    commands = [processes.daphne("mysite.asgi:application", port) for port in ports]
+    with (
+        ServerProcess(commands[0], ports[0], environment) as here,
+        ServerProcess(commands[1], ports[1], environment) as there,
+    ):
+        async with talk(here, "/ws/chat/lobby/") as ada, talk(there, "/ws/chat/lobby/") as bob:
+            for socket in (ada, bob):
+                await expect(socket, "system.joined")
+            await ada.send('{"type": "chat.send", "data": {"text": "hello"}}')
+            assert (await expect(bob, "chat.line"))["data"]["text"] == "hello"
+
+
+# What the documents list.
+
+
+def test_every_metric_is_in_the_operations_manual(server):
+    manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("## Metrics")[2]
+    manual = manual.partition("\n## ")[0]
+    exported = set(
+        re.findall(r"^# TYPE channels_ops_(\w+) ", fetch(f"{server.url}/metrics")[1], re.MULTILINE)
+    )
+    assert set(re.findall(r"`(\w+)(?:\{\w+\})?`", manual)) == exported
+
+
+def test_every_error_code_is_in_the_protocol():
+    raised = {
+        node.args[0].value
+        for path in (ROOT / "realtime").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "ClientError" and node.args
+        if isinstance(node.args[0], ast.Constant)
+    }
+    protocol = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8").partition("## Errors")[2]
+    assert set(re.findall(r"^\| `(\w+)` ", protocol.partition("\n## ")[0], re.MULTILINE)) == raised
 
 
 # The limits alone.

@@ -149,6 +149,14 @@ class ServerProcess:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def child(self) -> int:
+        """Return the pid of the one process that this one has started: a reloader runs the server there."""
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid)], capture_output=True, check=True, text=True
+        )
+        (pid,) = found.stdout.split()
+        return int(pid)
+
     def send_signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal and return at once."""
         self.process.send_signal(number)

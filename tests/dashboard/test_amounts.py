@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from dashboard.amounts import bytes_text, counted, duration_text, milliseconds_text, percent_text, setting_text
+from dashboard.amounts import (
+    bytes_text,
+    counted,
+    duration_text,
+    milliseconds_text,
+    percent_text,
+    setting_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +46,9 @@ def test_duration(seconds, text):
     assert duration_text(seconds) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(None, "–"), (0.0004, "0.4 ms"), (0.087, "87 ms"), (2, "2,000 ms")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "–"), (0.0004, "0.4 ms"), (0.087, "87 ms"), (2, "2,000 ms")]
+)
 def test_round_trip_time(seconds, text):
     assert milliseconds_text(seconds) == text
 

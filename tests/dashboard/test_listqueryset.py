@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db.models import Exists, F, Q
 
@@ -108,13 +109,13 @@ def test_order_by(order, expected):
         pytest.param(lambda q: q.filter(user__id__gt=1), id="lookup through a relation"),
         pytest.param(lambda q: q.filter(nobody=1), id="field"),
         pytest.param(lambda q: q.filter(Q(id="a") ^ Q(id="b")), id="connector"),
-        pytest.param(lambda q: q.filter(Exists(Client.objects.none())), id="expression"),
+        pytest.param(lambda q: q.filter(Exists(User.objects.all())), id="expression"),
         pytest.param(lambda q: q.order_by("nobody"), id="order"),
         pytest.param(lambda q: q.order_by("?"), id="random order"),
     ],
 )
 def test_what_rows_cannot_answer_is_refused_when_it_is_asked(ask):
-    with pytest.raises((UnsupportedQuery, TypeError)):
+    with pytest.raises(UnsupportedQuery):
         ask(queryset())
 
 
@@ -126,7 +127,7 @@ def test_refusal_names_what_would_work():
 
 
 def test_method_without_meaning_here_is_named():
-    with pytest.raises(AttributeError, match="Client has no table.*'bulk_update'"):
+    with pytest.raises(AttributeError, match=r"Client has no table.*'bulk_update'"):
         queryset().bulk_update([])
 
 

@@ -15,8 +15,8 @@ EVERY = (POLICY, TOO_BIG, AT_CAPACITY, REPLACED, RATE_LIMITED)
 class Server:
     """Takes the codes it is told to, and raises for others as daphne does."""
 
-    def __init__(self, takes=lambda code: True, error=Exception("invalid close code")):
-        self.takes, self.error, self.closed = takes, error, []
+    def __init__(self, takes=lambda code: True, error=None):
+        self.takes, self.error, self.closed = takes, error or Exception("invalid close code"), []
 
     async def send(self, message):
         assert message["type"] == "websocket.close"

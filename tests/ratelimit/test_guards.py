@@ -260,7 +260,8 @@ def test_asking_to_close_after_the_loop_is_gone_is_no_error():
 )
 async def test_open_sockets_that_a_new_table_bans_are_closed(row, closed):
     guard = Watched()
-    guard.enter_user("7")
+    assert guard.enter(SETTINGS, 0.0) is None
+    assert guard.enter_user("7") is None
     guards.open_guards.add(guard)
     try:
         guards.close_banned(BanTable([row]))
@@ -268,3 +269,51 @@ async def test_open_sockets_that_a_new_table_bans_are_closed(row, closed):
     finally:
         guards.open_guards.discard(guard)
     assert guard.closed == ([POLICY] if closed else [])
+
+
+async def test_a_socket_that_is_still_to_be_judged_is_refused_and_not_closed():
+    """It gets the proper answer: a close before accept could not say why."""
+    guard = Watched()
+    guards.open_guards.add(guard)
+    try:
+        bans.watch.table = BanTable([("192.0.2.0/24", 7, None)])
+        guards.close_banned(bans.watch.table)
+        await asyncio.sleep(0)
+        assert guard.enter(SETTINGS, 0.0).name == "banned"
+        assert guard.enter_user("7").name == "banned"
+        guards.close_banned(bans.watch.table)
+        await asyncio.sleep(0)
+    finally:
+        guards.open_guards.discard(guard)
+    assert guard.closed == []
+
+
+@pytest.mark.parametrize("banned", ["address", "user"])
+async def test_a_table_that_changes_while_a_socket_is_judged_misses_nobody(banned, monkeypatch):
+    """Another thread puts the new table in place between the look at the old one and the entry."""
+    guard, table = (
+        Watched(),
+        BanTable([("192.0.2.0/24", None, None) if banned == "address" else ("", 7, None)]),
+    )
+    guards.open_guards.add(guard)
+
+    def changing(question):
+        def asked(old, *arguments):
+            answer = question(old, *arguments)
+            if bans.watch.table is not table:
+                bans.watch.table = table
+                guards.close_banned(table)
+            return answer
+
+        return asked
+
+    monkeypatch.setattr(BanTable, f"bans_{banned}", changing(getattr(BanTable, f"bans_{banned}")))
+    try:
+        if banned == "address":
+            assert guard.enter(SETTINGS, 0.0) is None
+        else:
+            assert guard.enter_user("7") is None
+        await asyncio.sleep(0)
+    finally:
+        guards.open_guards.discard(guard)
+    assert guard.closed == [POLICY]

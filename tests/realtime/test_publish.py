@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.test import override_settings
 from django.utils.translation import gettext_lazy
 
 from realtime import nodes, publish
 from realtime.close_codes import FORBIDDEN
 from realtime.consumers import RealtimeConsumer
 from realtime.errors import MissingTarget, PublishError
-from realtime.testing import Socket, connect
+from realtime.testing import Socket, connect, until
 
 ANN = User(pk=1, username="ann")
 
@@ -196,11 +198,11 @@ def test_without_a_server_in_this_process_nobody_is_reached() -> None:
 
 
 async def test_a_beat_has_every_node_look_after_its_sockets() -> None:
-    async with connect(APP) as one:
-        await settled(one)
-        (connection,) = nodes.current().registry
-        connection.last_heard -= 1000
-        nodes.current().heartbeat.forget(connection)
-        nodes.current().heartbeat.track(connection)
-        await publish.beat()
-        await one.expect("system.ping")
+    with override_settings(REALTIME_HEARTBEAT_ENABLED=False, REALTIME_HEARTBEAT_INTERVAL=0.05):
+        async with connect(APP) as one:
+            await settled(one)
+            (connection,) = nodes.current().registry
+            await until(lambda: time.monotonic() > connection.opened + 0.05)
+            await one.expect_nothing()
+            await publish.beat()
+            await one.expect("system.ping")

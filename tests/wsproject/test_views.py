@@ -58,7 +58,9 @@ def test_page_links_to_the_operator_pages_and_the_numbers(client):
 
 @override_settings(RATELIMIT_MESSAGES_PER_WINDOW=30, RATELIMIT_BURST_MULTIPLIER=1.5)
 def test_page_knows_how_much_the_server_takes_at_once(client):
-    assert 'data-burst="45"' in client.get("/").content.decode()
+    page = client.get("/").content.decode()
+    assert 'data-burst="45"' in page
+    assert 'data-rate="0.5"' in page
 
 
 @pytest.mark.parametrize(

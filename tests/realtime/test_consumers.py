@@ -467,9 +467,9 @@ async def test_a_layer_handler_that_raises_ends_the_consumer_with_its_error() ->
         async def disconnect(self, code: int) -> None:
             self.left.append(code)
 
-    with pytest.raises(LookupError, match="as in Channels"):
-        async with connect(Breaks.as_asgi()) as socket:
-            await get_channel_layer().group_send("breaks", {"type": "breaks.now"})
+    async with connect(Breaks.as_asgi()) as socket:
+        await get_channel_layer().group_send("breaks", {"type": "breaks.now"})
+        with pytest.raises(LookupError, match="as in Channels"):
             await socket.communicator.wait(1)
     assert Breaks.left == [1006]
 

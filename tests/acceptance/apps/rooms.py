@@ -11,9 +11,9 @@ import django
 
 django.setup()
 
-import realtime.server
-from realtime.consumers import RealtimeConsumer
-from realtime.handlers import on
+import realtime.server  # noqa: E402
+from realtime.consumers import RealtimeConsumer  # noqa: E402
+from realtime.handlers import on  # noqa: E402
 
 realtime.server.install()
 

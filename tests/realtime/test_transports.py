@@ -213,8 +213,8 @@ async def test_writes_while_it_is_not_writable_are_buffered_in_order_and_sent_be
 # Peers that are gone.
 
 GONE = [
-    pytest.param(OSError("gone"), id="OSError, as ASGI 2.4 says"),
-    pytest.param(ConnectionResetError("gone"), id="a kind of OSError"),
+    pytest.param(OSError, id="OSError, as ASGI 2.4 says"),
+    pytest.param(ConnectionResetError, id="a kind of OSError"),
     pytest.param(
         Disconnected("Attempt to send on a closed protocol"), id="Autobahn's own, under plain daphne"
     ),
@@ -223,7 +223,7 @@ GONE = [
 
 @pytest.mark.parametrize("error", GONE)
 async def test_a_peer_found_to_be_gone_is_no_error_and_nothing_is_sent_any_more(server, transport, error):
-    server.error = error
+    server.error = error("gone")
     transport.write(Frame("text"))
     assert transport.closed
     assert transport.writable
@@ -238,7 +238,7 @@ async def test_a_peer_that_goes_while_a_send_waits_is_found_to_be_gone(server, t
     listener = Listener(transport)
     server.gate.clear()
     transport.write(Frame("text"))
-    server.error = error
+    server.error = error("gone")
     server.gate.set()
     await until(lambda: transport.writable)
     server.error = None
@@ -249,9 +249,9 @@ async def test_a_peer_that_goes_while_a_send_waits_is_found_to_be_gone(server, t
     assert (server.taken, listener.resumed, transport.buffered_bytes) == ([], [], 0)
 
 
-@pytest.mark.parametrize("error", GONE)
+@pytest.mark.parametrize("error", GONE[:2])
 async def test_closing_a_peer_that_is_gone_is_no_error(server, transport, error):
-    server.error = error
+    server.error = error("gone")
     transport.close(1000, "")
     assert transport.closed
 

@@ -81,7 +81,7 @@ class Connection:
         limits: Limits,
         speaks_protocol: bool,
     ) -> None:
-        self.id = secrets.token_urlsafe(12)
+        self.id = secrets.token_hex(12)
         self.node = node
         self.transport = transport
         self.scope = scope

@@ -123,7 +123,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     @property
     def user_label(self) -> str:
         """What to call the user: the user name, and for a visitor ``guest-`` with a few letters of the client id."""
-        return self.connection.user_label or f"guest-{self.connection.id[:4].lower()}"
+        return self.connection.user_label or f"guest-{self.connection.id[:4]}"
 
     def room(self, name: str) -> ConsumerRoom:
         """Return a room to publish to; the consumer need not be in it."""
@@ -494,6 +494,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             "welcome",
             {
                 "client_id": connection.id,
+                "user": self.user_label,
                 "resumed": False,
                 "heartbeat": settings.heartbeat_interval,
                 "limits": self._limits_told(),

@@ -75,7 +75,7 @@ async def test_a_channel_nobody_asks_for_is_never_made(layer, channel):
 async def test_asking_for_the_name_makes_it(channel):
     name = channel.name()
     assert channel.listening
-    assert InMemoryChannelLayer().valid_channel_name(name)
+    assert InMemoryChannelLayer().require_valid_channel_name(name)
     assert listeners() == 1
 
 

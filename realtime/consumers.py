@@ -486,6 +486,8 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         connection.subprotocol = subprotocol or ""
         if connection.guard is not None:
             connection.guard.closer = self._close_for_guard
+            if self.limits.max_message_bytes is not None:
+                connection.transport.limit_messages(self.limits.max_message_bytes)
             connection.guard.label = connection.user_label or connection.id
         self.node.counters.connections += 1
         self.node.registry.add(connection)

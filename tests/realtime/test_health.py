@@ -62,7 +62,7 @@ def judged(**seen: Any) -> Health:
                      ("clients were disconnected for sending too much in the last minute",), id="just disconnected"),
         pytest.param({"seconds_since_disconnecting": RECENT}, "healthy", (), id="disconnected a minute ago"),
         pytest.param({"seconds_since_limiting": 1.0, "seconds_since_disconnecting": 2.0}, "critical",
-                     ("clients were disconnected for sending too much in the last minute",), id="limiting and disconnecting"),
+                     ("clients were disconnected for sending too much in the last minute",), id="disconnecting too"),
         pytest.param({"seconds_since_limiting": 1.0, "seconds_since_disconnecting": RECENT}, "warning",
                      ("clients were rate limited in the last minute",), id="disconnecting is over, limiting is not"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -59,8 +61,14 @@ async def server() -> Server:
 
 
 @pytest.fixture
-async def transport(server: Server) -> AsgiTransport:
-    return AsgiTransport(server.send)
+async def transport(server: Server) -> AsyncIterator[AsgiTransport]:
+    """One that leaves nothing behind for the loop to complain of."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    yield AsgiTransport(server.send)
+    gc.collect()
+    await settled()
+    assert complaints == []
 
 
 async def settled() -> None:

@@ -14,7 +14,7 @@ from realtime.server.deflate import Policy
 from realtime.server.farewell import Farewell
 from realtime.server.heads import HandshakeRefused, Head, Headers, denying_head, handshake
 from realtime.server.websocket import NativeWebSocket, Phase
-from realtime.server.wire import open_stream
+from realtime.server.parser import open_stream
 
 logger = logging.getLogger("realtime")
 

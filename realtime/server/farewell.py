@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from realtime.server.wire import ByteStream
+from realtime.server.parser import ByteStream
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 64 * 1024 * 1024

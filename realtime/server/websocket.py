@@ -15,7 +15,7 @@ from realtime.server.deflate import Deflater, negotiate
 from realtime.server.farewell import Farewell
 from realtime.server.heads import Handshake, accepting_head, denying_head
 from realtime.server.messages import NO_CODE, Assembly, Violation, close_payload, header, read_close
-from realtime.server.wire import (
+from realtime.server.parser import (
     BINARY,
     CLOSE,
     LARGE_BYTES,
@@ -23,11 +23,11 @@ from realtime.server.wire import (
     PONG,
     TEXT,
     ByteStream,
-    Wire,
-    WireFrame,
-    WireListener,
+    Parser,
+    ParsedFrame,
+    ParserListener,
     open_stream,
-    open_wire,
+    open_parser,
 )
 from realtime.transports import TransportListener
 
@@ -79,7 +79,7 @@ class _Hold(enum.IntFlag):
     RESEAT = 4
 
 
-class NativeWebSocket(WireListener):
+class NativeWebSocket(ParserListener):
     """
     One WebSocket, in its two roles.
 
@@ -339,7 +339,7 @@ class NativeWebSocket(WireListener):
             self._unsent = _send_now(sock, head)
             # From here on the transport owns the socket.
             self._sock = None
-            await open_wire(self._loop, sock, self._new_wire())
+            await open_parser(self._loop, sock, self._new_parser())
         except OSError:
             sock.close()
             self._lost()
@@ -360,8 +360,8 @@ class NativeWebSocket(WireListener):
             self._unsent = b""
         self._engine.opened(self)
 
-    def _new_wire(self) -> Wire:
-        return Wire(
+    def _new_parser(self) -> Parser:
+        return Parser(
             self,
             max_frame_bytes=self.max_message_bytes or (1 << 62),
             read_buffer_bytes=self._engine.options.read_buffer_bytes,
@@ -408,7 +408,7 @@ class NativeWebSocket(WireListener):
 
     # What the client sends
 
-    def on_ws_frame(self, transport: object, frame: WireFrame) -> None:
+    def on_ws_frame(self, transport: object, frame: ParsedFrame) -> None:
         if self.phase is not Phase.OPEN:
             if self.phase is Phase.CLOSING and frame.msg_type is CLOSE and self._stream is not None:
                 self._stream.close()
@@ -470,7 +470,7 @@ class NativeWebSocket(WireListener):
                 self._stream.close()
             self._tell_disconnected(code, reason)
 
-    def _count_chaff(self, frame: WireFrame) -> None:
+    def _count_chaff(self, frame: ParsedFrame) -> None:
         self._chaff += 1
         if self._chaff > _CHAFF_FREE and frame.last_in_buffer and self.phase is Phase.OPEN:
             self._hold(_Hold.CHAFF)
@@ -514,9 +514,9 @@ class NativeWebSocket(WireListener):
     def _reseat(self) -> None:
         """Continue with a small read buffer: picows never gives back what a large message needed."""
         if self.phase is Phase.OPEN and self._stream is not None:
-            wire = self._new_wire()
-            wire.prepare()
-            self._stream.set_protocol(wire)
+            parser = self._new_parser()
+            parser.prepare()
+            self._stream.set_protocol(parser)
         self._release(_Hold.RESEAT)
 
     # The transport: what the layers above may do at any time

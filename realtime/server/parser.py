@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import aiofastnet
-from picows import WSFrame as WireFrame
+from picows import WSFrame as ParsedFrame
 from picows import WSListener, WSMsgType, WSTransport, WSUpgradeRequest
 from picows.picows import WSProtocol
 
@@ -51,7 +51,7 @@ class ByteStream(Protocol):
     def is_closing(self) -> bool: ...
 
 
-class WireListener(WSListener):  # type: ignore[misc]
+class ParserListener(WSListener):  # type: ignore[misc]
     """
     Who hears of a socket's frames. Subclasses answer :meth:`on_ws_frame`, once per frame, and the rest below.
 
@@ -61,12 +61,12 @@ class WireListener(WSListener):  # type: ignore[misc]
 
     __slots__ = ()
 
-    def on_ws_frame(self, transport: object, frame: WireFrame) -> None:
+    def on_ws_frame(self, transport: object, frame: ParsedFrame) -> None:
         """A frame came. Sizes, masks and opcodes are checked; reserved bits, order and text are not."""
         raise NotImplementedError
 
     def connected(self, stream: ByteStream) -> None:
-        """The socket is being read from here on. The first frame may come before :func:`open_wire` returns."""
+        """The socket is being read from here on. The first frame may come before :func:`open_parser` returns."""
         raise NotImplementedError
 
     def on_ws_disconnected(self, transport: object) -> None:
@@ -86,12 +86,12 @@ class WireListener(WSListener):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class Wire(WSProtocol):  # type: ignore[misc]
+class Parser(WSProtocol):  # type: ignore[misc]
     """The protocol of one socket, from the handshake on."""
 
     __slots__ = ("_listener",)
 
-    def __init__(self, listener: WireListener, *, max_frame_bytes: int, read_buffer_bytes: int) -> None:
+    def __init__(self, listener: ParserListener, *, max_frame_bytes: int, read_buffer_bytes: int) -> None:
         super().__init__(
             None,  # host_port, ws_path: a client's
             None,
@@ -117,7 +117,7 @@ class Wire(WSProtocol):  # type: ignore[misc]
         self._listener.connected(transport)
 
     def prepare(self) -> None:
-        """Stand ready for the first frame. Called alone, it prepares to take over a stream from another wire."""
+        """Stand ready for the first frame. Called alone, it prepares to take over a stream from another parser."""
         super().connection_made(_StandIn(self._listener.violated))
         super().get_buffer(-1)[: len(_HANDSHAKE)] = _HANDSHAKE
         super().buffer_updated(len(_HANDSHAKE))
@@ -135,16 +135,16 @@ class Wire(WSProtocol):  # type: ignore[misc]
         return buffer[: size - (size >> 3)] if size < MAX_READ_BYTES else buffer[:MAX_READ_BYTES]
 
 
-def _offering(listener: WireListener) -> Callable[[WSUpgradeRequest], WireListener]:
-    def offer(request: WSUpgradeRequest) -> WireListener:
+def _offering(listener: ParserListener) -> Callable[[WSUpgradeRequest], ParserListener]:
+    def offer(request: WSUpgradeRequest) -> ParserListener:
         return listener
 
     return offer
 
 
-async def open_wire(loop: asyncio.AbstractEventLoop, sock: socket.socket, wire: Wire) -> ByteStream:
-    """Read ``sock`` through ``wire`` from here on. Raise OSError if the peer is gone already."""
-    stream, _ = await aiofastnet.connect_accepted_socket(loop, lambda: wire, sock)
+async def open_parser(loop: asyncio.AbstractEventLoop, sock: socket.socket, parser: Parser) -> ByteStream:
+    """Read ``sock`` through ``parser`` from here on. Raise OSError if the peer is gone already."""
+    stream, _ = await aiofastnet.connect_accepted_socket(loop, lambda: parser, sock)
     return cast("ByteStream", stream)
 
 

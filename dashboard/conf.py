@@ -18,7 +18,11 @@ class DashboardSettings(AppSettings):
         "", "Bearer token that opens `/info/*` to programs; empty lets only staff in.", secret=True
     )
     refresh_interval: float = setting(
-        2.0, "How often an open admin page fetches fresh rows; 0 turns that off.", unit="seconds", minimum=0, maximum=3600
+        2.0,
+        "How often an open admin page fetches fresh rows; 0 turns that off.",
+        unit="seconds",
+        minimum=0,
+        maximum=3600,
     )
     max_rows: int = setting(
         10000, "Rows an admin list holds at most; the newest connections come first.", unit="rows", minimum=1

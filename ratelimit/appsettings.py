@@ -160,7 +160,9 @@ def cached(cls: type[S]) -> Callable[[], S]:
     return get_settings
 
 
-def from_environment(classes: Iterable[type[AppSettings]], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def from_environment(
+    classes: Iterable[type[AppSettings]], environ: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
     """
     Return the settings that environment variables of the same name give, converted to their types.
 
@@ -260,6 +262,9 @@ def _unknown_names(cls: type[AppSettings]) -> Iterator[Problem]:
 def _source(cls: type[AppSettings], name: str, field: dataclasses.Field[Any], value: Any) -> Source:
     if not hasattr(django_settings, name):
         return "default"
-    if name in os.environ and _converted(_parse(os.environ[name], _type_of(cls, field)), _type_of(cls, field)) == value:
+    if (
+        name in os.environ
+        and _converted(_parse(os.environ[name], _type_of(cls, field)), _type_of(cls, field)) == value
+    ):
         return "env"
     return "settings"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ratelimit.appsettings import AppSettings, Problem, cached, setting
 
@@ -43,7 +42,11 @@ class RateLimitSettings(AppSettings):
         minimum=0,
     )
     burst_multiplier: float = setting(
-        2.0, "How many windows' worth of messages and bytes may come at once.", unit="times", minimum=1, maximum=1000
+        2.0,
+        "How many windows' worth of messages and bytes may come at once.",
+        unit="times",
+        minimum=1,
+        maximum=1000,
     )
     disconnect_after: int = setting(
         3,
@@ -53,7 +56,10 @@ class RateLimitSettings(AppSettings):
         minimum=0,
     )
     max_message_bytes: int = setting(
-        1024 * 1024, "Largest message accepted, in bytes on the wire; a larger one closes with 1009.", unit="bytes", minimum=0
+        1024 * 1024,
+        "Largest message accepted, in bytes on the wire; a larger one closes with 1009.",
+        unit="bytes",
+        minimum=0,
     )
     connections_per_window: int = setting(
         10, "New connections one address may open in a window.", unit="connections", minimum=0
@@ -62,7 +68,9 @@ class RateLimitSettings(AppSettings):
         60.0, "Length of the window for new connections.", unit="seconds", above=0, maximum=86400
     )
     max_connections: int = setting(0, "Open connections in one process.", unit="connections", minimum=0)
-    max_connections_per_ip: int = setting(0, "Open connections of one address.", unit="connections", minimum=0)
+    max_connections_per_ip: int = setting(
+        0, "Open connections of one address.", unit="connections", minimum=0
+    )
     max_connections_per_user: int = setting(
         0, "Open connections of one authenticated user.", unit="connections", minimum=0
     )
@@ -83,7 +91,11 @@ class RateLimitSettings(AppSettings):
         64, "IPv6 addresses that share this prefix count as one client.", unit="bits", minimum=1, maximum=128
     )
     ban_refresh: float = setting(
-        1.0, "How old the list of bans may be when a connection is judged by it.", unit="seconds", minimum=0, maximum=3600
+        1.0,
+        "How old the list of bans may be when a connection is judged by it.",
+        unit="seconds",
+        minimum=0,
+        maximum=3600,
     )
 
     def conflicts(self) -> Iterator[Problem]:

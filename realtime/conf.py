@@ -24,7 +24,11 @@ class RealtimeSettings(AppSettings):
         30.0, "A socket that has been silent this long is pinged.", unit="seconds", above=0, maximum=3600
     )
     heartbeat_timeout: float = setting(
-        60.0, "A socket that has been silent this long is closed with 4408.", unit="seconds", above=0, maximum=86400
+        60.0,
+        "A socket that has been silent this long is closed with 4408.",
+        unit="seconds",
+        above=0,
+        maximum=86400,
     )
     heartbeat_type: str = setting(
         "auto",
@@ -33,22 +37,38 @@ class RealtimeSettings(AppSettings):
         choices=("auto", "ping", "message"),
     )
     idle_timeout: float = setting(
-        0.0, "A socket that has sent no message of its own for this long is closed with 4408.", unit="seconds", minimum=0
+        0.0,
+        "A socket that has sent no message of its own for this long is closed with 4408.",
+        unit="seconds",
+        minimum=0,
     )
     max_connection_age: float = setting(
-        0.0, "A socket that has been open this long is closed with 1012, to come back.", unit="seconds", minimum=0
+        0.0,
+        "A socket that has been open this long is closed with 1012, to come back.",
+        unit="seconds",
+        minimum=0,
     )
     max_client_errors: int = setting(
-        10, "Bad messages in a row after which the socket is closed with 4400. 0 never closes.", unit="messages", minimum=0
+        10,
+        "Bad messages in a row after which the socket is closed with 4400. 0 never closes.",
+        unit="messages",
+        minimum=0,
     )
     handler_concurrency: int = setting(
-        1, "Handlers of one connection that may run at once; 1 keeps them in order.", unit="handlers", minimum=1, maximum=1000
+        1,
+        "Handlers of one connection that may run at once; 1 keeps them in order.",
+        unit="handlers",
+        minimum=1,
+        maximum=1000,
     )
     handler_timeout: float = setting(
         30.0, "A handler that takes longer is cancelled and the client told so.", unit="seconds", minimum=0
     )
     max_inbound_messages: int = setting(
-        32, "Messages of one socket that may wait for its handler; above it the socket is not read.", unit="messages", minimum=1
+        32,
+        "Messages of one socket that may wait for its handler; above it the socket is not read.",
+        unit="messages",
+        minimum=1,
     )
     max_outbound_bytes: int = setting(
         1024 * 1024, "Bytes that may wait for a socket that reads too slowly.", unit="bytes", minimum=1024
@@ -59,8 +79,15 @@ class RealtimeSettings(AppSettings):
         " message, or `coalesce`, which keeps the newest message of each type and room.",
         choices=("disconnect", "drop_oldest", "drop_newest", "coalesce"),
     )
+    max_rooms: int = setting(100, "Rooms one connection may be in.", unit="rooms", minimum=1)
+    max_session_data_bytes: int = setting(
+        64 * 1024, "Data one connection may keep with `set_session`, as JSON.", unit="bytes", minimum=0
+    )
     max_queue_size: int = setting(
-        10000, "Publishes that may wait in one process; beyond it publishing raises.", unit="publishes", minimum=1
+        10000,
+        "Publishes that may wait in one process; beyond it publishing raises.",
+        unit="publishes",
+        minimum=1,
     )
     max_concurrent_broadcast: int = setting(
         1000, "Sockets a publish serves before other work gets a turn.", unit="sockets", minimum=1
@@ -69,14 +96,26 @@ class RealtimeSettings(AppSettings):
         100, "Sockets closed at once when many have to be.", unit="sockets", minimum=1
     )
     task_restart_interval: float = setting(
-        5.0, "A background task that dies is started again after this long.", unit="seconds", above=0, maximum=3600
+        5.0,
+        "A background task that dies is started again after this long.",
+        unit="seconds",
+        above=0,
+        maximum=3600,
     )
     drain_timeout: float = setting(
-        30.0, "How long a stopping server waits for its sockets before it drops them.", unit="seconds", minimum=0, maximum=3600
+        30.0,
+        "How long a stopping server waits for its sockets before it drops them.",
+        unit="seconds",
+        minimum=0,
+        maximum=3600,
     )
     drain_batch: int = setting(200, "Sockets closed together while draining.", unit="sockets", minimum=1)
     reconnect_spread: float = setting(
-        10.0, "Sockets sent away by a drain are asked to come back spread over this long.", unit="seconds", minimum=0, maximum=3600
+        10.0,
+        "Sockets sent away by a drain are asked to come back spread over this long.",
+        unit="seconds",
+        minimum=0,
+        maximum=3600,
     )
 
     def conflicts(self) -> Iterator[Problem]:

@@ -8,7 +8,8 @@ RealtimeError
 ├── PublishError            a publish that reached nobody it should have
 │   ├── PublishQueueFull    too many publishes wait in this process
 │   └── MissingTarget       a target that names nobody, such as ``None``
-└── SessionDataError        session data that cannot be kept
+├── SessionDataError        session data that cannot be kept
+└── SocketClosed            a message for a socket that is gone
 
 """
 
@@ -58,3 +59,7 @@ class MissingTarget(PublishError, ValueError):
 
 class SessionDataError(RealtimeError, ValueError):
     """Session data that cannot be kept."""
+
+
+class SocketClosed(RealtimeError, OSError):
+    """The socket is gone, so nothing can be sent to it. Serving a socket may end with it."""

@@ -6,8 +6,24 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from django.utils.functional import Promise
 
-_encode = msgspec.json.Encoder().encode
+
+def _plain(value: Any) -> Any:
+    """Return what stands for ``value`` in JSON: Django's lazy strings are the one thing msgspec does not know."""
+    if isinstance(value, Promise):
+        return str(value)
+    raise TypeError(
+        f"{value!r} is a {type(value).__name__}, which JSON cannot hold. Send a str, number, list or dict."
+    )
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+
+
+def text_size(text: str) -> int:
+    """Return how many bytes ``text`` is on the wire."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 class Frame:
@@ -27,7 +43,9 @@ class Frame:
 
     def __init__(self, payload: str | bytes, *, size: int | None = None, key: object = None) -> None:
         self.payload = payload
-        self.size = size if size is not None else len(payload if isinstance(payload, bytes) else payload.encode())
+        if size is None:
+            size = len(payload) if isinstance(payload, bytes) else text_size(payload)
+        self.size = size
         self.key = key
         self._wire: dict[object, bytes] | None = None
 

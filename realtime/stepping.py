@@ -37,6 +37,10 @@ class Rest:
         except StopIteration as stop:
             return stop.value
 
+    def close(self) -> None:
+        """Give up what is left."""
+        self._iterator.close()
+
 
 def step(awaitable: Awaitable[Any]) -> Rest | None:
     """

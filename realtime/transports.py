@@ -41,6 +41,8 @@ class Transport(Protocol):
     """Whether :meth:`ping` sends a protocol ping and reports its pong."""
     listener: TransportListener | None
     """Set once by the connection, before the socket is accepted."""
+    closed: bool
+    """Whether nothing can be sent any more: closed by us, or found to be gone."""
 
     @property
     def writable(self) -> bool:

@@ -1,4 +1,4 @@
-"""Settings of the demonstration project. Every ``RATELIMIT_*``, ``REALTIME_*`` and ``DASHBOARD_*`` also reads the environment."""
+"""The demonstration's settings. Each ``RATELIMIT_*``, ``REALTIME_*`` and ``DASHBOARD_*`` also reads the environment."""
 
 from __future__ import annotations
 
@@ -82,7 +82,11 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("SQLITE_PATH", BASE_DIR / "db.sqlite3"),
-        "OPTIONS": {"timeout": 10, "transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL;"},
+        "OPTIONS": {
+            "timeout": 10,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode=WAL;",
+        },
     }
 }
 

@@ -1,0 +1,1 @@
+"""Measurements of the project against plain Channels, on the same daphne in the same run."""

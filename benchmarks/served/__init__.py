@@ -1,0 +1,1 @@
+"""What is measured: the same two applications, written for plain Channels and for this project."""

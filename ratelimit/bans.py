@@ -1,0 +1,186 @@
+"""The bans in force, in memory, as fresh as the settings ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from channels.db import database_sync_to_async
+from django.apps import apps
+from django.db import transaction
+
+from ratelimit.clients import parse_hop, parse_network
+from ratelimit.logs import get_logger
+
+Row = tuple[str, Any, datetime | None]
+
+_PATIENCE: Final = 2.0
+"""Seconds a connection waits for the database before it is judged by the bans known so far."""
+
+_logger = get_logger("ratelimit")
+
+
+class BanTable:
+    """
+    Bans of one moment. Never changes; asking costs one look into a dict per distinct prefix length.
+
+    ``rows`` are pairs of network and user, of which one may be empty, with the time at which the ban ends.
+
+    """
+
+    __slots__ = ("_networks", "_untils", "_users", "unreadable")
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._networks: dict[tuple[int, int], dict[int, float]] = {}
+        self._users: dict[str, float] = {}
+        self._untils: list[float] = []
+        self.unreadable: list[str] = []
+        """Networks that are none. They ban nobody."""
+        for network, user, until in rows:
+            self._add(network, user, math.inf if until is None else until.timestamp())
+
+    def bans_address(self, address: str, now: float) -> bool:
+        """Return whether an address is banned at ``now`` (seconds since the epoch)."""
+        parsed = parse_hop(address) if self._networks else None
+        if parsed is None:
+            return False
+        number, bits = int(parsed), parsed.max_prefixlen
+        return any(
+            networks.get(number >> shift, 0.0) > now
+            for (version_bits, shift), networks in self._networks.items()
+            if version_bits == bits
+        )
+
+    def bans_user(self, user: str, now: float) -> bool:
+        """Return whether a user, named by primary key as text, is banned at ``now`` (seconds since the epoch)."""
+        return self._users.get(user, 0.0) > now
+
+    def count(self, now: float) -> int:
+        """Return how many bans are in force at ``now`` (seconds since the epoch)."""
+        return sum(until > now for until in self._untils)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, BanTable) and self._networks == other._networks and self._users == other._users
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _add(self, network: str, user: Any, until: float) -> None:
+        if network:
+            try:
+                parsed = parse_network(network)
+            except ValueError:
+                self.unreadable.append(network)
+                return
+            shift = parsed.max_prefixlen - parsed.prefixlen
+            networks = self._networks.setdefault((parsed.max_prefixlen, shift), {})
+            _prolong(networks, int(parsed.network_address) >> shift, until)
+        if user is not None:
+            _prolong(self._users, str(user), until)
+        self._untils.append(until)
+
+
+def _prolong(entries: dict[Any, float], key: Any, until: float) -> None:
+    entries[key] = max(until, entries.get(key, -math.inf))
+
+
+class BanWatch:
+    """
+    Keeps a :class:`BanTable` fresh.
+
+    A database that fails, or has no table for bans yet, changes nothing: the last bans known stay, and
+    one line says so until it works again.
+
+    """
+
+    def __init__(self) -> None:
+        self.table = BanTable()
+        self.on_change: list[Callable[[BanTable], None]] = []
+        """Called with the new table, in any thread, each time the bans change."""
+        self._reading = threading.Lock()
+        self._read_at = -math.inf
+        self._invalidations = 0
+        self._failing = False
+        self._flights: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def current(self, max_age: float) -> BanTable:
+        """Return the bans, read at most ``max_age`` seconds ago unless the database does not answer."""
+        if time.monotonic() - self._read_at >= max_age:
+            await self.refresh()
+        return self.table
+
+    async def refresh(self) -> None:
+        """Read the bans now, together with whoever else in this loop is waiting for that."""
+        loop = asyncio.get_running_loop()
+        flight = self._flights.get(loop)
+        if flight is None or flight.done():
+            # A context of its own: the read outlives the connection that happened to ask first.
+            flight = self._flights[loop] = loop.create_task(
+                database_sync_to_async(self.read)(), context=contextvars.Context()
+            )
+        await asyncio.wait({flight}, timeout=_PATIENCE)
+
+    def read(self) -> None:
+        """Read the bans from the database, in this thread."""
+        with self._reading:
+            asked_at, invalidations = time.monotonic(), self._invalidations
+            table = self._rows()
+            if invalidations == self._invalidations:
+                self._read_at = asked_at
+            if table is None or table == self.table:
+                return
+            self.table = table
+            for tell in self.on_change:
+                tell(table)
+
+    def invalidate(self) -> None:
+        """Have the next connection read the bans, however fresh they are."""
+        self._invalidations += 1
+        self._read_at = -math.inf
+
+    def _rows(self) -> BanTable | None:
+        try:
+            bans = apps.get_model("ratelimit", "Ban")._default_manager.all()
+            table = BanTable(bans.in_force().values_list("network", "user_id", "until"))
+        except Exception as error:  # noqa: BLE001 - whatever the database does, people are let in and limits hold
+            if not self._failing:
+                self._failing = True
+                _logger.warning("bans not read", error=f"{type(error).__name__}: {error}")
+            return None
+        if self._failing:
+            self._failing = False
+            _logger.info("bans read again")
+        if table.unreadable and table.unreadable != self.table.unreadable:
+            _logger.warning("bans of no network", networks=table.unreadable)
+        return table
+
+
+watch: Final = BanWatch()
+"""The bans as this process knows them."""
+
+
+async def refresh() -> None:
+    """Read the bans now, and close the open sockets they ban. For whoever does so periodically."""
+    await watch.refresh()
+
+
+def changed(*, using: str, **kwargs: Any) -> None:
+    """Receive ``post_save`` and ``post_delete`` of a ban: have it count in this process at once."""
+    watch.invalidate()
+    transaction.on_commit(_changed, using=using)
+
+
+def _changed() -> None:
+    # Once more: a connection may have read the bans between the change and its commit.
+    watch.invalidate()
+    watch.read()

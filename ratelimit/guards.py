@@ -1,0 +1,218 @@
+"""What is kept for one socket, and the judgement of each of its messages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ratelimit import bans, counters
+from ratelimit.admission import Admission
+from ratelimit.asgi import Message
+from ratelimit.clients import Client
+from ratelimit.close_codes import POLICY, RATE_LIMITED, REPLACED, TOO_BIG, CloseReason
+from ratelimit.conf import RateLimitSettings, get_settings
+from ratelimit.limits import Allowance, Limits, Numbers, Violation
+from ratelimit.logs import log_limited
+from ratelimit.notices import is_system, rate_limited
+from ratelimit.refusals import BANNED, Refusal
+
+_EVERYTHING_OFF: Final = Numbers()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be done about a message that must not reach the application."""
+
+    notice: str | None = None
+    """Text to send to the client."""
+    close: CloseReason | None = None
+    """Close the socket for this."""
+
+
+SWALLOW: Final = Verdict()
+"""Drop the message and say nothing: the socket is closing, or the client was told."""
+
+
+class Guard:
+    """
+    One socket, as the limits see it.
+
+    Everything but :meth:`close_soon` is called from the loop of the socket. Until a middleware calls
+    :meth:`enforce` or a route :meth:`apply`, nothing is limited.
+
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_allowance",
+        "_base",
+        "_entered",
+        "_max_bytes",
+        "_override",
+        "_user",
+        "address",
+        "closer",
+        "closing",
+        "label",
+        "limited",
+        "limits",
+        "loop",
+        "network",
+        "retry_after",
+    )
+
+    def __init__(self, client: Client, closer: Callable[[CloseReason], None]) -> None:
+        self.address = client.address
+        """The client's address."""
+        self.network = client.network
+        """What counts as one client: the address, or the prefix of an IPv6 one."""
+        self.label = client.label
+        """Names the client in lists of the most limited."""
+        self.closer = closer
+        """Closes the socket; called once, from its loop."""
+        self.limited = 0
+        """Messages refused so far."""
+        self.retry_after: float | None = None
+        """Seconds after which the message refused last would have passed."""
+        self.closing = False
+        """Whether the socket is being closed by a limit or a ban: its messages are swallowed."""
+        self.loop = asyncio.get_running_loop()
+        self._entered = False
+        self._user: str | None = None
+        self._base = _EVERYTHING_OFF
+        self._override: Limits | None = None
+        self._resolve()
+
+    def enforce(self, **numbers: Any) -> None:
+        """Enforce these fields of :class:`ratelimit.limits.Numbers`, unless the route has its own."""
+        self._base = dataclasses.replace(self._base, **numbers)
+        self._resolve()
+
+    def apply(self, limits: Limits | None) -> None:
+        """Enforce the limits of a route, in place of those that were applied before. Budgets start full."""
+        self._override = limits
+        self._resolve()
+
+    def judge(self, message: Message, now: float) -> Verdict | None:
+        """Return ``None`` to let a ``websocket.receive`` pass at ``now`` (seconds, monotonic), else what to do."""
+        if self.closing:
+            return SWALLOW
+        text = message.get("text")
+        if text is None:
+            size = len(message.get("bytes") or b"")
+            if size > self._max_bytes:
+                return self._too_big()
+            violation = self._allowance.spend(size, False, now)
+        else:
+            size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+            if size > self._max_bytes:
+                return self._too_big()
+            violation = self._allowance.spend(size, is_system(text, size), now)
+        return None if violation is None else self._limited(violation)
+
+    def remaining(self, now: float) -> int | None:
+        """Return how many messages may be sent at ``now`` (seconds, monotonic); ``None`` if that is not limited."""
+        return self._allowance.remaining(now)
+
+    def enter(self, settings: RateLimitSettings, now: float) -> Refusal | None:
+        """Count the socket among those of its network at ``now`` (seconds, monotonic), or return why it must not come in."""
+        if self._entered:
+            return None
+        if bans.watch.table.bans_address(self.address, time.time()):
+            return BANNED
+        refusal = door.enter(self.network, settings, now)
+        self._entered = refusal is None
+        return refusal
+
+    def enter_user(self, user_key: str) -> Refusal | None:
+        """
+        Count the socket among those of a user, named by primary key as text, or return why it must not come in.
+
+        To be called before the socket is accepted, where its user is known.
+
+        """
+        if self._user is not None:
+            door.leave_user(self._user, self)
+            self._user = None
+        if bans.watch.table.bans_user(user_key, time.time()):
+            return BANNED
+        refusal, replaced = door.enter_user(user_key, self, get_settings())
+        if refusal is None:
+            self._user = user_key
+        for older in replaced:
+            older.close_soon(REPLACED)
+        return refusal
+
+    def close(self, reason: CloseReason) -> None:
+        """Close the socket; nothing happens if that was asked for before."""
+        if not self.closing:
+            self.closing = True
+            self.closer(reason)
+
+    def close_soon(self, reason: CloseReason) -> None:
+        """Have the loop of the socket close it. Callable from any thread."""
+        # A loop that is closed has no open sockets left.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.close, reason)
+
+    def is_banned(self, table: bans.BanTable, now: float) -> bool:
+        """Return whether ``table`` bans this socket at ``now`` (seconds since the epoch)."""
+        return table.bans_address(self.address, now) or (
+            self._user is not None and table.bans_user(self._user, now)
+        )
+
+    def release(self) -> None:
+        """Give back all that the socket holds; it is gone."""
+        if self._entered:
+            door.leave(self.network)
+            self._entered = False
+        if self._user is not None:
+            door.leave_user(self._user, self)
+            self._user = None
+
+    def _resolve(self) -> None:
+        self.limits = self._override.filled(self._base) if self._override is not None else self._base
+        self._max_bytes = self.limits.max_message_bytes or sys.maxsize
+        self._allowance = Allowance(self.limits)
+
+    def _too_big(self) -> Verdict:
+        counters.process.count_oversized()
+        log_limited("socket closed", reason=TOO_BIG.name, address=self.address)
+        return Verdict(close=TOO_BIG)
+
+    def _limited(self, violation: Violation) -> Verdict:
+        now = time.time()
+        self.limited += 1
+        self.retry_after = violation.retry_after
+        counters.process.count_message(violation.budget, self.address, self.label, now)
+        if violation.violations_left == 0:
+            counters.process.count_disconnect(now)
+            log_limited(
+                "socket closed", reason=RATE_LIMITED.name, address=self.address, scope=violation.budget
+            )
+            return Verdict(close=RATE_LIMITED)
+        return Verdict(notice=rate_limited(violation)) if violation.warn else SWALLOW
+
+
+door: Final[Admission[Guard]] = Admission()
+"""The door of this process."""
+open_guards: Final[set[Guard]] = set()
+"""The guards of all sockets of this process, from before they are judged until they are gone."""
+
+
+def close_banned(table: bans.BanTable) -> None:
+    """Close every open socket that ``table`` bans. Callable from any thread."""
+    now = time.time()
+    # list() copies at once: sockets come and go in their own threads meanwhile.
+    for guard in list(open_guards):
+        if guard.is_banned(table, now):
+            guard.close_soon(POLICY)
+
+
+bans.watch.on_change.append(close_banned)

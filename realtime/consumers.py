@@ -1,0 +1,644 @@
+"""The base class of consumers: one socket, its messages in order, and everything given back at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+
+import msgspec
+from channels import DEFAULT_CHANNEL_LAYER
+from channels.consumer import get_handler_name
+from channels.exceptions import AcceptConnection, DenyConnection, StopConsumer
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.layers import get_channel_layer
+
+from ratelimit.logs import get_logger
+from ratelimit.refusals import Refusal, refuse
+from realtime import envelope, handlers, nodes, publish, signals
+from realtime.close_codes import BAD_MESSAGES, DONE, RATE_LIMITED, RESTART, CloseReason, name_of
+from realtime.conf import get_settings
+from realtime.connections import Connection
+from realtime.envelope import SYSTEM, Envelope
+from realtime.errors import ClientError, SessionDataError
+from realtime.frames import Frame, text_size
+from realtime.hub import BroadcastResult
+from realtime.layer import OwnChannel
+from realtime.limits import Limits
+from realtime.rooms import MAX_NAME
+from realtime.stepping import Rest, step
+from realtime.transports import transport_of
+
+if TYPE_CHECKING:
+    from realtime.handlers import Handler
+
+logger = get_logger("realtime")
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+SHUTTING_DOWN = Refusal(
+    status=503, name="draining", text="the server is restarting: try again", close=RESTART, retry_after=1.0
+)
+
+
+class ConsumerRoom:
+    """A room as one consumer uses it."""
+
+    __slots__ = ("_consumer", "name")
+
+    def __init__(self, consumer: RealtimeConsumer, name: str) -> None:
+        self._consumer = consumer
+        self.name = name
+
+    async def publish(
+        self, type: str, data: Any = None, *, exclude_self: bool = False, exclude: Collection[str] = ()
+    ) -> BroadcastResult:
+        """Send to every member of the room, in all processes; ``exclude`` holds client ids."""
+        left_out = [*exclude, self._consumer.client_id] if exclude_self else exclude
+        return await publish.publish(self.name, type, data, exclude=left_out)
+
+
+class RealtimeConsumer(AsyncJsonWebsocketConsumer):
+    """
+    One socket.
+
+    Subclasses write handlers, ``@on("type") async def name(self, payload)``, and override what they need of
+    :meth:`connected`, :meth:`receive_bytes` and :meth:`may_join`. What Channels' own consumers have works
+    as it does there: ``connect()``, ``accept()``, ``disconnect(code)``, ``receive_json()``, ``groups``,
+    ``channel_name`` and methods named after channel-layer messages.
+
+    Messages are handled one at a time and in order. A handler that raises, or takes longer than its
+    timeout, costs the client an error frame, not the socket. ``disconnect()`` runs once for every
+    socket that was accepted, whatever ended it.
+
+    """
+
+    limits: ClassVar[Limits] = Limits()
+    """What this route sets apart from the settings."""
+    subprotocols: ClassVar[Iterable[str]] = ()
+    """Subprotocols this consumer speaks, the best first; the first that the client offers is chosen."""
+    speaks_protocol: ClassVar[bool] = True
+    """Whether clients speak the envelope; without it no ``system.`` message is sent."""
+    concurrency: ClassVar[int | None] = None
+    """Handlers of one socket that may run at once, in place of ``REALTIME_HANDLER_CONCURRENCY``."""
+    uses_channel_layer: ClassVar[bool | None] = None
+    """Whether a channel of its own is made on opening. ``None``: when it is first asked for, where the layer can do that."""
+    handlers: ClassVar[dict[str, Handler]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.handlers = handlers.gather(cls, RealtimeConsumer)
+        cls._overrides_receive = cls.receive is not RealtimeConsumer.receive
+        cls._overrides_receive_json = cls.receive_json is not RealtimeConsumer.receive_json
+
+    _overrides_receive = False
+    _overrides_receive_json = False
+
+    # What applications override.
+
+    async def connected(self) -> None:
+        """Run after the socket was accepted, before its first message."""
+
+    async def receive_bytes(self, data: bytes) -> None:
+        """Take a binary message. Without an override it is refused."""
+        raise ClientError("text_expected", "This route takes JSON text, not binary messages.")
+
+    async def may_join(self, room: str) -> bool:
+        """Whether the client may enter ``room`` with ``system.join``. Nobody may, unless this is overridden."""
+        return False
+
+    def presence_entry(self) -> dict[str, Any]:
+        """Return what others see of this socket's user in a room with presence, besides an opaque ``id``."""
+        return {"user": self.user_label}
+
+    # What applications use.
+
+    @property
+    def client_id(self) -> str:
+        """The id of this socket. Made by the server, unique, and not a secret between it and its client."""
+        return self.connection.id
+
+    @property
+    def user_label(self) -> str:
+        """What to call the user: the user name, and for a visitor ``guest-`` with a few letters of the client id."""
+        return self.connection.user_label or f"guest-{self.connection.id[:4].lower()}"
+
+    def room(self, name: str) -> ConsumerRoom:
+        """Return a room to publish to; the consumer need not be in it."""
+        return ConsumerRoom(self, name)
+
+    async def join(self, room: str, *, presence: bool = False) -> None:
+        """Enter a room and tell the client so; with ``presence`` the other members see who is here."""
+        entry = self.presence_entry() if presence else None
+        joined = await self.node.hub.join(self.connection, room, presence=entry)
+        data: dict[str, Any] = {"room": room}
+        if presence:
+            data["presence"] = joined.roster.everyone()
+        self.connection.say("joined", data)
+
+    async def leave(self, room: str) -> None:
+        """Leave a room and tell the client so."""
+        await self.node.hub.leave(self.connection, room)
+        self.connection.say("left", {"room": room})
+
+    async def send_event(self, type: str, data: Any = None) -> None:
+        """Send ``{"type", "data", "ts"}`` to this client; waits while it reads too slowly."""
+        await self.send_frame(envelope.event(type, data))
+
+    def set_session(self, key: str, value: Any) -> None:
+        """
+        Keep ``value`` (anything JSON can hold) with this socket.
+
+        Raise SessionDataError when all that is kept would be larger than ``REALTIME_MAX_SESSION_DATA_BYTES``.
+
+        """
+        data = {**self.connection.data, key: value}
+        try:
+            size = len(msgspec.json.encode(data))
+        except TypeError as error:
+            raise SessionDataError(f"{key!r} cannot be kept: {error}.") from None
+        limit = get_settings().max_session_data_bytes
+        if size > limit:
+            raise SessionDataError(
+                f"With {key!r} the session data would be {size} bytes; REALTIME_MAX_SESSION_DATA_BYTES is {limit}."
+            )
+        self.connection.data = data
+
+    def get_session(self, key: str, default: Any = None) -> Any:
+        """Return what :meth:`set_session` kept under ``key``."""
+        return self.connection.data.get(key, default)
+
+    # What Channels' consumers have.
+
+    @property
+    def channel_name(self) -> str:
+        """The name of this socket's own channel in the channel layer."""
+        return self._own_channel.name()
+
+    async def accept(
+        self, subprotocol: str | None = None, headers: Iterable[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """Accept the socket. The first of ``subprotocols`` that the client offers is chosen unless one is given."""
+        chosen = subprotocol or self._chosen_subprotocol()
+        message: dict[str, Any] = {"type": "websocket.accept", "subprotocol": chosen}
+        if headers:
+            message["headers"] = list(headers)
+        await self.base_send(message)
+        await self._opened(chosen)
+
+    async def send(
+        self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool | int = False
+    ) -> None:
+        """Send one message; waits while the client reads too slowly."""
+        payload = text_data if text_data is not None else bytes_data
+        if payload is None:
+            raise ValueError("You must pass one of bytes_data or text_data")
+        await self.send_frame(Frame(payload))
+        if close:
+            await self.close(None if close is True else close)
+
+    async def send_json(self, content: Any, close: bool | int = False) -> None:
+        """Send ``content`` as JSON."""
+        await self.send(text_data=await self.encode_json(content), close=close)
+
+    async def close(self, code: int | CloseReason | None = None, reason: str | None = None) -> None:
+        """Close the socket, with a code or a reason of :mod:`realtime.close_codes`; before accept, refuse it."""
+        if isinstance(code, CloseReason):
+            self.connection.close(code)
+            return
+        chosen = CloseReason(code or DONE.code, name_of(code or DONE.code), reason or "", retry=False)
+        self.connection.close(chosen, notice=False)
+
+    # The life of a socket.
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one socket."""
+        self.scope = scope
+        self.base_send = send
+        self.channel_layer = get_channel_layer(self.channel_layer_alias or DEFAULT_CHANNEL_LAYER)
+        self._settings = get_settings()
+        self.node = nodes.current()
+        self.connection = Connection(
+            node=self.node,
+            transport=transport_of(scope, send),
+            scope=scope,
+            settings=self._settings,
+            consumer=f"{type(self).__module__}.{type(self).__qualname__}",
+            limits=self.limits,
+            speaks_protocol=self.speaks_protocol,
+        )
+        self.connection.task = asyncio.current_task()
+        self._own_channel = OwnChannel(self.channel_layer, self._from_layer)
+        self._turn = asyncio.Lock()
+        self._running: set[asyncio.Task[None]] = set()
+        self._errors_in_row = 0
+        self._disconnected = False
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._close_code: int | None = None
+        try:
+            await self._serve(receive)
+        except StopConsumer:
+            pass
+        except asyncio.CancelledError:
+            if not self._ended:
+                raise
+            cast("asyncio.Task[Any]", self.connection.task).uncancel()
+        finally:
+            await self._give_back()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _serve(self, receive: Receive) -> None:
+        refusal = await self._admitted(receive)
+        if refusal is not None:
+            await refuse(refusal, self.scope, receive, self.base_send)
+            return
+        if self.uses_channel_layer or (
+            self.uses_channel_layer is None and _must_talk_first(self.channel_layer)
+        ):
+            await self._own_channel.prepare()
+        await self._connect()
+        await self._serve_accepted(receive)
+
+    async def _serve_accepted(self, receive: Receive) -> None:
+        """Serve a socket whose ``connect()`` has been run, until it is closed."""
+        if self.connection.accepted and not self.connection.closed:
+            await self.connected()
+        await self._receive_loop(receive)
+
+    async def _admitted(self, receive: Receive) -> Refusal | None:
+        """Wait for the handshake; return why the socket may not come in, if so."""
+        message = await receive()
+        if message["type"] != "websocket.connect":
+            self._close_code = message.get("code")
+            raise StopConsumer
+        if self.node.draining:
+            return SHUTTING_DOWN
+        guard = self.connection.guard
+        if guard is None:
+            return None
+        guard.apply(self.limits)
+        if self.connection.user_id is not None:
+            return guard.enter_user(self.connection.user_id)
+        return None
+
+    async def _connect(self) -> None:
+        for group in self.groups:
+            await self.channel_layer.group_add(group, self.channel_name)
+        try:
+            await self.connect()
+        except AcceptConnection:
+            await self.accept()
+        except DenyConnection:
+            await self.close()
+
+    async def _receive_loop(self, receive: Receive) -> None:
+        connection = self.connection
+        concurrency = self.concurrency or self._settings.handler_concurrency
+        while True:
+            message = await receive()
+            if message["type"] != "websocket.receive":
+                break
+            if connection.closed:
+                continue
+            payload = self._took(message)
+            if self._own_channel.listening or concurrency > 1:
+                await self._take_a_turn(payload, concurrency)
+                continue
+            rest = self._begin(payload)
+            if rest is not None:
+                await self._finish(rest)
+        self._close_code = message.get("code")
+
+    def _took(self, message: dict[str, Any]) -> str | bytes:
+        """Take note of a message that came, and return what it carries."""
+        connection, counters = self.connection, self.node.counters
+        text: str | None = message.get("text")
+        payload: str | bytes = message["bytes"] if text is None else text
+        size = len(payload) if text is None else text_size(text)
+        connection.last_heard = connection.last_message = time.monotonic()
+        connection.messages_in += 1
+        connection.bytes_in += size
+        counters.messages_in += 1
+        counters.bytes_in += size
+        return payload
+
+    async def _take_a_turn(self, payload: str | bytes, concurrency: int) -> None:
+        """Handle a message where something else may be running: in turn, or beside a bounded number of others."""
+        if concurrency == 1:
+            async with self._turn:
+                rest = self._begin(payload)
+                if rest is not None:
+                    await self._finish(rest)
+            return
+        while len(self._running) >= concurrency:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.get_running_loop().create_task(self._begin_and_finish(payload))
+        self._running.add(task)
+        task.add_done_callback(self._ran)
+
+    async def _begin_and_finish(self, payload: str | bytes) -> None:
+        rest = self._begin(payload)
+        if rest is not None:
+            await self._finish(rest)
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._end_with(error)
+
+    def _begin(self, payload: str | bytes) -> _Running | None:
+        """Run the handler of a message until it ends or first waits; return it in the latter case."""
+        running = _Running()
+        try:
+            rest = step(self._handling(running, payload))
+        except Exception as error:  # noqa: BLE001 - the client is told, and what is not its fault is logged
+            self._failed(running, error)
+            return None
+        if rest is None:
+            self._succeeded(running)
+            return None
+        running.rest = rest
+        return running
+
+    async def _finish(self, running: _Running) -> None:
+        """Finish a handler that had to wait, within its timeout."""
+        self.node.database_used = True
+        timeout = self._timeout_of(running.handler)
+        rest = cast("Rest", running.rest)
+        started = time.perf_counter()
+        try:
+            if timeout:
+                async with asyncio.timeout(timeout):
+                    await rest
+            else:
+                await rest
+        except Exception as error:  # noqa: BLE001 - the client is told, and what is not its fault is logged
+            if isinstance(error, TimeoutError) and timeout and time.perf_counter() - started >= timeout:
+                error = ClientError(
+                    "handler_timeout", f"The server took longer than {timeout:g} seconds. Try again later."
+                )
+            self._failed(running, error)
+        else:
+            self._succeeded(running)
+        if running.handler is not None:
+            running.handler.seconds += time.perf_counter() - started
+
+    def _handling(self, running: _Running, payload: str | bytes) -> Awaitable[Any]:
+        """Return the awaitable that handles a message: the application's, or the protocol's own."""
+        if self._overrides_receive:
+            return self._received(payload)
+        if isinstance(payload, bytes):
+            return self.receive_bytes(payload)
+        if self._overrides_receive_json:
+            return self._decode_and_receive(payload)
+        parsed = running.envelope = envelope.parse(payload)
+        handler = self.handlers.get(parsed.type)
+        if handler is not None:
+            running.handler = handler
+            handler.calls += 1
+            return handler.start(self, parsed)
+        return self._system(parsed)
+
+    def _received(self, payload: str | bytes) -> Awaitable[Any]:
+        """Hand a frame to a ``receive()`` that the application wrote as Channels documents it."""
+        is_text = isinstance(payload, str)
+        received: Awaitable[Any] = self.receive(**{"text_data" if is_text else "bytes_data": payload})
+        return received
+
+    async def _decode_and_receive(self, text: str) -> None:
+        try:
+            content = await self.decode_json(text)
+        except (ValueError, RecursionError) as error:
+            raise ClientError("malformed", f"This is not JSON: {error}.") from None
+        await self.receive_json(content)
+
+    async def _system(self, message: Envelope) -> None:
+        """Do what the protocol itself asks for."""
+        if message.type == f"{SYSTEM}pong":
+            self.connection.answered()
+        elif message.type == f"{SYSTEM}ping":
+            self.connection.say("pong", {"ts": _data(message, _Ping).ts})
+        elif message.type == f"{SYSTEM}join":
+            room = _data(message, _Room).room
+            if not await self.may_join(room):
+                raise ClientError("forbidden", "You may not join this room.")
+            await self.join(room)
+        elif message.type == f"{SYSTEM}leave":
+            await self.leave(_data(message, _Room).room)
+        else:
+            known = ", ".join(sorted(self.handlers)) or "none"
+            raise ClientError(
+                "unknown_type", f"Nothing handles {message.type[:64]!r} here. Known types: {known}."
+            )
+
+    def _succeeded(self, running: _Running) -> None:
+        self._errors_in_row = 0
+        if running.envelope is not None and running.envelope.id is not None:
+            self.connection.say("ack", {"id": running.envelope.id})
+
+    def _failed(self, running: _Running, error: Exception) -> None:
+        """Tell the client what went wrong; close when there is too much of it."""
+        if isinstance(error, StopConsumer):
+            raise error
+        if not isinstance(error, ClientError):
+            error = self._hide(running, error)
+        self.connection.errors += 1
+        if running.handler is not None:
+            running.handler.errors += 1
+        self._errors_in_row += 1
+        budget = self._settings.max_client_errors
+        left = max(budget - self._errors_in_row, 0) if budget else None
+        if self.speaks_protocol:
+            id = running.envelope.id if running.envelope is not None else None
+            self.connection.offer(envelope.error(error, errors_left=left, id=id))
+        if left == 0:
+            self.connection.close(BAD_MESSAGES)
+
+    def _hide(self, running: _Running, error: Exception) -> ClientError:
+        """Log what failed on this side, and return what the client may know of it."""
+        self.node.counters.handler_errors += 1
+        self.node.database_used = True
+        kind = running.handler.type if running.handler is not None else None
+        logger.error(
+            "handler failed",
+            consumer=self.connection.consumer,
+            type=kind,
+            client=self.client_id,
+            exc_info=error,
+        )
+        return ClientError("handler_failed", "The server could not do this. Try again later.")
+
+    def _timeout_of(self, handler: Handler | None) -> float:
+        for own in (handler.timeout if handler is not None else None, self.limits.handler_timeout):
+            if own is not None:
+                return own
+        return self._settings.handler_timeout
+
+    # Opening and closing.
+
+    async def _opened(self, subprotocol: str | None) -> None:
+        connection, settings = self.connection, self._settings
+        connection.accepted = True
+        connection.subprotocol = subprotocol or ""
+        if connection.guard is not None:
+            connection.guard.closer = self._close_for_guard
+            connection.guard.label = connection.user_label or connection.id
+        self.node.counters.connections += 1
+        self.node.registry.add(connection)
+        self.node.heartbeat.track(connection)
+        connection.say(
+            "welcome",
+            {
+                "client_id": connection.id,
+                "resumed": False,
+                "heartbeat": settings.heartbeat_interval,
+                "limits": self._limits_told(),
+                "node": self.node.name,
+                "version": envelope.VERSION,
+            },
+        )
+        info = connection.info()
+        logger.info(
+            "socket opened",
+            client=connection.id,
+            path=info.path,
+            address=info.address,
+            user=info.user or None,
+        )
+        await signals.tell(signals.client_connected, type(self), connection=connection)
+
+    def _close_for_guard(self, reason: CloseReason) -> None:
+        guard = self.connection.guard
+        retry_after = guard.retry_after if guard is not None and reason is RATE_LIMITED else None
+        self.connection.close(reason, retry_after=retry_after)
+
+    def _limits_told(self) -> dict[str, Any]:
+        guard = self.connection.guard
+        if guard is None:
+            return {}
+        limits = guard.limits
+        return {
+            "max_message_bytes": limits.max_message_bytes,
+            "messages_per_window": limits.messages_per_window,
+            "message_window": limits.message_window,
+        }
+
+    async def _give_back(self) -> None:
+        """Undo everything that the socket holds, whatever has gone wrong before."""
+        connection = self.connection
+        await self._own_channel.close()
+        for task in list(self._running):
+            task.cancel()
+        if self._running:
+            await asyncio.gather(*self._running, return_exceptions=True)
+        connection.gone()
+        self.node.heartbeat.forget(connection)
+        try:
+            if connection.accepted:
+                async with self.node.cleanup:
+                    await self._say_goodbye()
+        finally:
+            await self.node.hub.leave_all(connection)
+            self.node.registry.remove(connection)
+            if connection.accepted:
+                await self._closed()
+
+    async def _say_goodbye(self) -> None:
+        """Run the application's ``disconnect()`` and leave Channels' groups; neither can keep the other from running."""
+        code = self._close_code if self._close_code is not None else 1006
+        try:
+            async with asyncio.timeout(self._settings.handler_timeout or None):
+                await self.disconnect(code)
+        except StopConsumer:
+            pass
+        except Exception:
+            logger.exception("disconnect() failed", consumer=self.connection.consumer, client=self.client_id)
+        for group in self.groups:
+            try:
+                await self.channel_layer.group_discard(group, self.channel_name)
+            except Exception as error:  # noqa: BLE001 - any layer may raise anything
+                logger.warning("group was not left", group=group, error=str(error))
+
+    async def _closed(self) -> None:
+        connection = self.connection
+        self.node.counters.disconnected(name_of(self._close_code))
+        self.node.database_used = True
+        logger.info(
+            "socket closed",
+            client=connection.id,
+            code=self._close_code,
+            seconds=round(time.monotonic() - connection.opened, 3),
+            messages_in=connection.messages_in,
+            messages_out=connection.messages_out,
+        )
+        await signals.tell(
+            signals.client_disconnected, type(self), connection=connection, code=self._close_code
+        )
+
+    # The channel layer.
+
+    async def _from_layer(self, message: dict[str, Any]) -> None:
+        """Handle a message of the channel layer as Channels does: by the method named after its type."""
+        try:
+            async with self._turn:
+                handler = getattr(self, get_handler_name(message), None)
+                if handler is None:
+                    raise ValueError(f"No handler for message type {message['type']}")
+                await handler(message)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the socket is served
+            self._end_with(error)
+
+    def _end_with(self, error: BaseException) -> None:
+        """End the consumer with ``error``, from a task beside it."""
+        if self.connection.task is not None and not self.connection.task.done():
+            self._ended = True
+            self._failure = None if isinstance(error, StopConsumer) else error
+            self.connection.task.cancel()
+
+    async def send_frame(self, frame: Frame) -> None:
+        """Send one frame to this client; waits while it reads too slowly."""
+        connection = self.connection
+        connection.offer(frame)
+        if connection.outbox:
+            await connection.cleared()
+
+    def _chosen_subprotocol(self) -> str | None:
+        offered = self.scope.get("subprotocols") or ()
+        return next((own for own in self.subprotocols if own in offered), None)
+
+
+class _Running:
+    """A message on its way through its handler."""
+
+    __slots__ = ("envelope", "handler", "rest")
+
+    def __init__(self) -> None:
+        self.envelope: Envelope | None = None
+        self.handler: Handler | None = None
+        self.rest: Rest | None = None
+
+
+class _Ping(msgspec.Struct):
+    ts: float | None = None
+
+
+class _Room(msgspec.Struct):
+    room: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+
+
+def _data(message: Envelope, shape: Any) -> Any:
+    try:
+        return msgspec.json.decode(message.data, type=shape)
+    except msgspec.ValidationError as error:
+        raise ClientError("bad_payload", f"The data of {message.type!r} does not fit: {error}.") from None
+
+
+def _must_talk_first(layer: Any) -> bool:
+    """Whether naming a channel makes this layer talk to somebody: Redis pub/sub subscribes."""
+    return layer is not None and "pubsub" in type(layer).__module__

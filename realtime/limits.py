@@ -1,0 +1,26 @@
+"""Limits of one route: what a client may send, and how long it may be silent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ratelimit.limits import Limits as RateLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(RateLimits):
+    """
+    What a route sets apart from the settings; ``None`` leaves the setting in force, 0 switches a limit off.
+
+    Sizes, rates and budgets are those of :class:`ratelimit.limits.Limits`; these are times in seconds.
+
+    """
+
+    heartbeat_interval: float | None = None
+    """A socket silent this long is pinged."""
+    heartbeat_timeout: float | None = None
+    """A socket silent this long is closed with 4408."""
+    idle_timeout: float | None = None
+    """A socket that sent no message of its own for this long is closed with 4408."""
+    handler_timeout: float | None = None
+    """A handler that takes longer is cancelled."""

@@ -1,0 +1,252 @@
+"""The demonstration as its visitors meet it, in a real browser against a real server."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import Page, expect
+
+pytestmark = pytest.mark.browser
+
+# Chromium writes this for every attempt to connect, however well the page copes.
+REFUSED = "net::ERR_CONNECTION_REFUSED"
+
+
+async def live(page: Page) -> None:
+    await expect(page.locator("#pill")).to_have_attribute("data-state", "live", timeout=15_000)
+
+
+async def say(page: Page, text: str) -> None:
+    await page.get_by_label("Message", exact=True).fill(text)
+    await page.get_by_label("Message", exact=True).press("Enter")
+
+
+def line(page: Page, text: str):
+    return page.get_by_role("log").locator("li.line", has=page.get_by_text(text, exact=True))
+
+
+def person(page: Page, name: str):
+    return page.locator("#roster li", has_text=name)
+
+
+async def own_name(page: Page) -> str:
+    return await page.locator("#roster .person.own .name").inner_text()
+
+
+# Chat
+
+
+async def test_two_windows_chat(demo, open_window, complaints):
+    one, other = await open_window(), await open_window()
+    await live(one)
+    await live(other)
+    await say(one, "Anyone aboard?")
+    await say(other, "Aye.")
+    for page in (one, other):
+        await expect(line(page, "Anyone aboard?")).to_have_count(1)
+        await expect(line(page, "Aye.")).to_have_count(1)
+    await expect(line(one, "Anyone aboard?")).to_have_class("line own")
+    await expect(line(one, "Aye.")).to_have_class("line")
+    await expect(one.locator("#outbox li")).to_have_count(0)
+    assert complaints.seen == []
+
+
+async def test_windows_see_each_other_come_and_go(demo, open_window):
+    one = await open_window()
+    await live(one)
+    await expect(one.locator("#roster li")).to_have_count(1)
+    other = await open_window()
+    await live(other)
+    name, other_name = await own_name(one), await own_name(other)
+    assert name.startswith("guest-")
+    await expect(person(one, other_name)).to_be_visible()
+    await expect(person(other, name)).to_be_visible()
+    await expect(person(one, name)).to_contain_text("you")
+    await expect(person(one, other_name)).not_to_contain_text("you")
+    await other.close()
+    await expect(person(one, other_name)).to_have_count(0)
+    await expect(one.get_by_text(f"{other_name} left")).to_be_visible()
+
+
+async def test_rooms_are_apart_whatever_they_are_called(demo, open_window, complaints):
+    odd = "a/b?c%20 #é🌊"
+    here = await open_window("/?room=a%2Fb%3Fc%2520%20%23%C3%A9%F0%9F%8C%8A")
+    lobby = await open_window()
+    await live(here)
+    await live(lobby)
+    await expect(here.get_by_role("heading", level=2, name=odd)).to_be_visible()
+    await say(here, "only here")
+    await expect(line(here, "only here")).to_have_count(1)
+    await say(lobby, "only there")
+    await expect(line(lobby, "only there")).to_have_count(1)
+    await expect(line(lobby, "only here")).to_have_count(0)
+    assert complaints.seen == []
+
+
+async def test_what_is_said_is_shown_as_text(demo, open_window, complaints):
+    page = await open_window()
+    await live(page)
+    await say(page, "<img src=x onerror=alert(1)>")
+    await expect(line(page, "<img src=x onerror=alert(1)>")).to_have_count(1)
+    assert complaints.seen == []
+
+
+async def test_shift_enter_starts_a_new_line(demo, open_window):
+    page = await open_window()
+    await live(page)
+    message = page.get_by_label("Message", exact=True)
+    await message.fill("one")
+    await message.press("Shift+Enter")
+    await message.press_sequentially("two")
+    await message.press("Enter")
+    await expect(page.locator("li.line .text")).to_have_text("one\ntwo")
+
+
+async def test_round_trip_time_stands_beside_the_state(demo, open_window):
+    page = await open_window()
+    await live(page)
+    await expect(page.locator("#pill-text")).to_contain_text("ms")
+
+
+async def test_chat_waits_as_the_limit_asks_and_delivers_everything_once(stage, open_window):
+    """F3: whoever waits for retry_after is served."""
+    await stage.start(RATELIMIT_MESSAGES_PER_WINDOW="2", RATELIMIT_MESSAGE_WINDOW="2")
+    page = await open_window()
+    await live(page)
+    texts = [f"message {number}" for number in range(6)]
+    for text in texts:
+        await say(page, text)
+    await expect(page.get_by_text("asks for", exact=False).first).to_be_visible()
+    await expect(page.locator("#outbox li")).to_have_count(0, timeout=20_000)
+    assert sorted(await page.locator("li.line .text").all_inner_texts()) == texts
+
+
+# Flood gate
+
+
+async def test_flood_is_warned_then_closed_with_4429_and_comes_back(demo, open_window, complaints):
+    page = await open_window()
+    await live(page)
+    await page.get_by_role("button", name="Start flooding").click()
+    state = page.locator("#flood-state")
+    await expect(state).to_contain_text("Soft warning: 60 messages in 60 s", timeout=20_000)
+    await expect(page.locator("#flood-wait")).to_contain_text("s")
+    await expect(page.locator("#flood-left")).to_have_text("2")
+    await expect(state).to_contain_text("Closed with 4429", timeout=20_000)
+    await expect(page.locator("#flood-refused")).not_to_have_text("0")
+    assert int(await page.locator("#flood-accepted").inner_text()) >= 120
+    await expect(state).to_contain_text("Back after", timeout=20_000)
+    await expect(page.locator("#pill")).to_have_attribute("data-state", "live")
+    assert complaints.seen == []
+
+
+async def test_flood_without_a_limit_ends_by_itself(stage, open_window):
+    await stage.start(RATELIMIT_MESSAGES_PER_WINDOW="0")
+    page = await open_window()
+    await page.get_by_role("button", name="Start flooding").click()
+    await expect(page.locator("#flood-state")).to_contain_text("sets no such limit", timeout=60_000)
+
+
+# Echo sounder
+
+
+async def test_echo_sounder_plots_and_says_what_it_measures(demo, open_window):
+    page = await open_window()
+    await expect(page.locator("#echo-count")).to_have_text("8")
+    await expect(page.locator("#echo-p50")).to_contain_text("ms")
+    await expect(page.locator("#echo-p99")).to_contain_text("ms")
+    await expect(page.get_by_role("img", name="half came back within")).to_be_visible()
+    await expect(page.locator("#plot-svg .trace")).to_have_count(1)
+    await page.locator("#echo-toggle").click()
+    await expect(page.locator("#echo-summary")).to_contain_text("Stopped.")
+    await expect(page.locator("#echo-toggle")).to_have_text("Start")
+
+
+async def test_echo_sounder_waits_for_those_who_want_less_motion(demo, browser):
+    context = await browser.new_context(reduced_motion="reduce")
+    page = await context.new_page()
+    await page.goto(demo.url)
+    await live(page)
+    await expect(page.locator("#echo-toggle")).to_have_text("Start")
+    await expect(page.locator("#echo-count")).to_have_text("0")
+
+
+# Operators
+
+
+async def test_operator_disconnects_one_window_which_says_so(demo, open_window, sign_in):
+    """C7: the client list shows both windows, and its action closes one with 4410."""
+    one, other = await open_window(), await open_window()
+    await live(one)
+    await live(other)
+    admin = await open_window()
+    await admin.goto(demo.url)
+    await admin.get_by_role("link", name="Clients").click()
+    await sign_in(admin)
+    await admin.goto(admin.url.split("?")[0] + "?q=/ws/chat/lobby/")
+    rows = admin.locator("#result_list tbody tr")
+    await expect(rows).to_have_count(2)
+    # The newest is on top: the window that was opened last.
+    await rows.first.locator("input.action-select").check()
+    await admin.locator("select[name=action]").select_option("disconnect")
+    await admin.locator("button[name=index]").click()
+    if await admin.locator("input[name=post]").count():
+        await admin.locator("form:has(input[name=post]) [type=submit]").click()
+    await expect(other.locator("#notice")).to_contain_text("An operator disconnected you.")
+    await expect(other.locator("#pill")).to_have_text("Stopped")
+    await expect(other.locator("#announcer")).to_contain_text("An operator disconnected you.")
+    await expect(one.locator("#pill")).to_have_attribute("data-state", "live")
+    await other.get_by_role("button", name="Reconnect").click()
+    await live(other)
+    await expect(other.locator("#notice")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("code", "stops"),
+    [(1000, True), (1007, True), (1008, True), (1009, True), (4400, True), (4403, True), (4409, True), (4410, True)]
+    + [(code, False) for code in (1001, 1006, 1011, 1012, 1013, 4401, 4408, 4413, 4429, 4503, 4999)],
+)
+async def test_close_code_decides_whether_the_page_comes_back(demo, open_window, code, stops):
+    page = await open_window()
+    meaning = await page.evaluate(
+        "async (code) => (await import('/static/demo/socket.js')).meaning(code)", code
+    )
+    assert meaning["stop"] is stops
+    assert meaning["words"]
+
+
+async def test_backoff_doubles_up_to_a_ceiling_with_full_jitter(demo, open_window):
+    page = await open_window()
+    delays = await page.evaluate(
+        """async () => {
+            const { backoff } = await import('/static/demo/socket.js');
+            return [0, 1, 2, 3, 4, 5, 60].map((attempt) => [backoff(attempt, () => 0), backoff(attempt, () => 1)]);
+        }"""
+    )
+    assert [highest for _, highest in delays] == [500, 1000, 2000, 4000, 8000, 8000, 8000]
+    assert {lowest for lowest, _ in delays} == {200}
+
+
+# Restart
+
+
+async def test_stopped_server_is_waited_for(demo, open_window, complaints):
+    """W1: Ctrl-C leaves no traceback; both windows say what happens and are there again when the server is."""
+    one, other = await open_window(), await open_window()
+    await live(one)
+    await live(other)
+    ended = await demo.stop()
+    assert ended.code == 0
+    assert "Traceback" not in ended.stderr
+    for page in (one, other):
+        await expect(page.locator("#notice")).to_contain_text("The server is restarting.")
+        await expect(page.locator("#pill")).to_have_text("Server restarting")
+    await say(one, "written while away")
+    await expect(one.locator("#outbox")).to_contain_text("Goes out when the connection is back")
+    await demo.start()
+    for page in (one, other):
+        await live(page)
+        await expect(page.locator("#notice")).to_be_hidden()
+        await expect(page.locator("#roster li")).to_have_count(2)
+    await expect(line(one, "written while away")).to_have_count(1)
+    await expect(one.locator("#outbox")).to_be_hidden()
+    assert [complaint for complaint in complaints.seen if REFUSED not in complaint] == []

@@ -1,0 +1,51 @@
+"""The demonstration's sockets: a chat room, and an echo."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from realtime.consumers import RealtimeConsumer
+from realtime.errors import ClientError
+from realtime.handlers import on
+from realtime.sockets import WebSocket, websocket
+
+MAX_LINE = 1000
+"""Characters in one line of chat."""
+MAX_ROOM_NAME = 1000
+"""Characters in the name of a chat room."""
+
+
+class Line(msgspec.Struct):
+    """What somebody says."""
+
+    text: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_LINE)]
+
+
+class ChatConsumer(RealtimeConsumer):
+    """One visitor of one chat room. Whoever comes may speak; nothing is kept."""
+
+    @property
+    def chat_room(self) -> str:
+        """The room that the address names."""
+        return f"chat.{self.scope['url_route']['kwargs']['room']}"
+
+    async def connected(self) -> None:
+        """Tell the visitor what others call them, and let them in."""
+        await self.send_event("chat.you", {"user": self.user_label})
+        await self.join(self.chat_room, presence=True)
+
+    @on("chat.send")
+    async def send_line(self, line: Line) -> None:
+        """Say something to everybody in the room, the speaker included."""
+        if not line.text.strip():
+            raise ClientError("blank_line", "There is nothing in this line but blanks. Say something.")
+        await self.room(self.chat_room).publish("chat.line", {"user": self.user_label, "text": line.text})
+
+
+@websocket()
+async def echo(ws: WebSocket) -> None:
+    """Send every message back as it came."""
+    async for message in ws:
+        await ws.send(message)

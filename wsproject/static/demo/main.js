@@ -1,0 +1,53 @@
+/** The demo page: hands each part its elements and starts it. */
+
+import { Chat } from "./chat.js";
+import { Sounder } from "./echo.js";
+import { Flood } from "./flood.js";
+
+const element = (id) => document.getElementById(id);
+const { room, echoInterval, burst } = document.body.dataset;
+
+const chat = new Chat(room, {
+  announcer: element("announcer"),
+  composer: element("composer"),
+  empty: element("empty"),
+  limit: element("chat-limit"),
+  lines: element("lines"),
+  log: element("log"),
+  message: element("message"),
+  notice: element("notice"),
+  noticeText: element("notice-text"),
+  outbox: element("outbox"),
+  pill: element("pill"),
+  pillText: element("pill-text"),
+  reconnect: element("reconnect"),
+  roster: element("roster"),
+  rosterCount: element("roster-count"),
+  rosterStale: element("roster-stale"),
+  toNewest: element("to-newest"),
+});
+chat.start();
+
+new Flood(Number(burst), {
+  accepted: element("flood-accepted"),
+  left: element("flood-left"),
+  refused: element("flood-refused"),
+  sent: element("flood-sent"),
+  state: element("flood-state"),
+  tide: element("tide"),
+  toggle: element("flood-toggle"),
+  wait: element("flood-wait"),
+});
+
+// Half of what may come at once is left alone: a page that is stopped and started again stays within the limit.
+const sounder = new Sounder(Number(echoInterval), Number(burst) / 2 || Infinity, {
+  count: element("echo-count"),
+  last: element("echo-last"),
+  p50: element("echo-p50"),
+  p99: element("echo-p99"),
+  plot: element("plot"),
+  summary: element("echo-summary"),
+  svg: element("plot-svg"),
+  toggle: element("echo-toggle"),
+});
+if (!matchMedia("(prefers-reduced-motion: reduce)").matches) sounder.start();

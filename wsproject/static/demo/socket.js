@@ -1,0 +1,220 @@
+/** A WebSocket that comes back by itself: it knows the close codes, and waits as long as the server asks. */
+
+const LOST = 1006;
+const RESTART = new Set([1001, 1012]);
+
+const STOP = new Map([
+  [1000, "The connection has ended."],
+  [1007, "The server got data it cannot read."],
+  [1008, "The server does not allow this page to connect."],
+  [1009, "A message was larger than the server accepts."],
+  [4400, "Too many messages the server could not understand."],
+  [4403, "You are not allowed in here."],
+  [4409, "A newer connection took the place of this one."],
+  [4410, "An operator disconnected you."],
+]);
+
+const RETRY = new Map([
+  [1001, "The server is restarting."],
+  [1011, "The server failed."],
+  [1012, "The server is restarting."],
+  [1013, "The server is full."],
+  [4401, "You are no longer signed in."],
+  [4408, "Nothing was heard for too long."],
+  [4413, "This connection read too slowly."],
+  [4429, "Too many messages: the server asks for a pause."],
+  [4503, "The server made room for others."],
+]);
+
+const BACKOFF_BASE = 500;
+const BACKOFF_CAP = 8000;
+const BACKOFF_FLOOR = 200;
+/** A connection that held this long was a good one: the next failure starts the backoff from the beginning. */
+const SETTLED = 3000;
+const PING_EVERY = 10000;
+
+/** Full jitter: anywhere up to a ceiling that doubles, so that a crowd does not come back in step. Milliseconds. */
+export function backoff(attempt, random = Math.random) {
+  return Math.max(BACKOFF_FLOOR, random() * Math.min(BACKOFF_CAP, BACKOFF_BASE * 2 ** attempt));
+}
+
+/** Whether a close with `code` is final, and what it means in words. */
+export function meaning(code) {
+  if (STOP.has(code)) return { stop: true, words: STOP.get(code) };
+  return { stop: false, words: RETRY.get(code) ?? "The connection was lost." };
+}
+
+/** The address of a socket on the host that served this page. */
+export function socketUrl(path) {
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  return `${scheme}//${location.host}${path}`;
+}
+
+/**
+ * Events: `state` (read `.state` then), `system` (detail: a `system.*` message), `message` (detail: any other
+ * message as an object) and `text` (detail: a frame that is no message).
+ *
+ * `.state` is `{name, code, words, restarting, until}`; `name` is `idle`, `connecting`, `live`, `waiting` or
+ * `stopped`, and `until` is when a waiting one tries again, on the clock of `performance.now()`.
+ */
+export class LiveSocket extends EventTarget {
+  #url;
+  #measures;
+  #socket = null;
+  #timer = 0;
+  #pinger = 0;
+  #attempt = 0;
+  #openedAt = 0;
+  #retryAfter = null;
+  #unanswered = false;
+  #cause = { code: null, words: "" };
+
+  state = { name: "idle", code: null, words: "", restarting: false, until: 0 };
+  /** Milliseconds of the last `system.ping`; `null` before the first answer. */
+  rtt = null;
+
+  constructor(path, { measures = false } = {}) {
+    super();
+    this.#url = socketUrl(path);
+    this.#measures = measures;
+    window.addEventListener("online", () => this.#hurry());
+  }
+
+  /** Connect, whatever the state; what went wrong before is forgotten. */
+  start() {
+    this.#forget();
+    this.#attempt = 0;
+    this.#cause = { code: null, words: "" };
+    this.#connect();
+  }
+
+  /** Disconnect and stay so. */
+  stop() {
+    this.#forget();
+    this.#become("idle");
+  }
+
+  /** Send a string. Return whether there was a connection to take it. */
+  send(text) {
+    if (this.state.name !== "live") return false;
+    this.#socket.send(text);
+    return true;
+  }
+
+  #connect() {
+    this.#become("connecting");
+    const socket = new WebSocket(this.#url);
+    this.#socket = socket;
+    this.#retryAfter = null;
+    socket.onopen = () => this.#opened();
+    socket.onmessage = (event) => this.#received(event.data);
+    socket.onclose = (event) => this.#closed(event.code);
+  }
+
+  #opened() {
+    this.#openedAt = performance.now();
+    this.#cause = { code: null, words: "" };
+    this.#become("live");
+    if (this.#measures) {
+      this.#unanswered = false;
+      this.#ping();
+      this.#pinger = setInterval(() => this.#ping(), PING_EVERY);
+    }
+  }
+
+  /** Measure the way, and give up a connection on which the last measurement got no answer. */
+  #ping() {
+    if (this.#unanswered) {
+      this.#drop();
+      this.#closed(LOST);
+      return;
+    }
+    this.#unanswered = true;
+    this.#socket.send(JSON.stringify({ type: "system.ping", data: { ts: performance.now() } }));
+  }
+
+  #received(data) {
+    const message = parsed(data);
+    if (message === null) {
+      this.#emit("text", data);
+    } else if (message.type.startsWith("system.")) {
+      this.#system(message.type, message.data ?? {});
+      this.#emit("system", message);
+    } else {
+      this.#emit("message", message);
+    }
+  }
+
+  #system(type, data) {
+    if (type === "system.ping") {
+      this.#socket.send(JSON.stringify({ type: "system.pong", data: { ts: data.ts } }));
+    } else if (type === "system.pong") {
+      this.#unanswered = false;
+      if (typeof data.ts === "number") this.rtt = Math.max(0, performance.now() - data.ts);
+      this.#emit("state");
+    } else if (type === "system.closing" || type === "system.rate_limited") {
+      this.#retryAfter = typeof data.retry_after === "number" ? data.retry_after * 1000 : null;
+    }
+  }
+
+  #closed(code) {
+    const settled = this.#openedAt && performance.now() - this.#openedAt > SETTLED;
+    this.#drop();
+    if (settled) this.#attempt = 0;
+    // A server that is away answers attempts with 1006: the reason it gave when it left still stands.
+    if (code !== LOST || this.#cause.code === null) this.#cause = { code, ...meaning(code) };
+    if (this.#cause.stop) {
+      this.#become("stopped");
+      return;
+    }
+    const asked = this.#retryAfter;
+    this.#retryAfter = null;
+    const delay = asked ?? backoff(this.#attempt++);
+    this.#timer = setTimeout(() => this.#connect(), delay);
+    this.#become("waiting", performance.now() + delay);
+  }
+
+  /** The network is back: there is no use in waiting any longer for a server that was only unreachable. */
+  #hurry() {
+    if (this.state.name !== "waiting" || this.#cause.code !== LOST) return;
+    this.#forget();
+    this.#connect();
+  }
+
+  #forget() {
+    clearTimeout(this.#timer);
+    this.#drop();
+  }
+
+  #drop() {
+    clearInterval(this.#pinger);
+    this.#openedAt = 0;
+    this.rtt = null;
+    const socket = this.#socket;
+    this.#socket = null;
+    if (socket === null) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+  }
+
+  #become(name, until = 0) {
+    const { code, words } = this.#cause;
+    this.state = { name, code, words, restarting: RESTART.has(code), until };
+    this.#emit("state");
+  }
+
+  #emit(type, detail = null) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** The message in a frame, or `null` where the frame is none (an echo may be any text). */
+function parsed(data) {
+  if (typeof data !== "string" || !data.startsWith("{")) return null;
+  try {
+    const message = JSON.parse(data);
+    return typeof message.type === "string" ? message : null;
+  } catch {
+    return null;
+  }
+}

@@ -64,7 +64,12 @@ def _offers(values: Iterable[str]) -> Iterator[dict[str, str | None] | None]:
 
 
 def _meet(parameters: dict[str, str | None], policy: Policy) -> Agreement | None:
-    known = {"server_no_context_takeover", "client_no_context_takeover", "server_max_window_bits", "client_max_window_bits"}
+    known = {
+        "server_no_context_takeover",
+        "client_no_context_takeover",
+        "server_max_window_bits",
+        "client_max_window_bits",
+    }
     if not parameters.keys() <= known:
         return None
     for flag in ("server_no_context_takeover", "client_no_context_takeover"):
@@ -101,7 +106,9 @@ def _meet(parameters: dict[str, str | None], policy: Policy) -> Agreement | None
     )
 
 
-def _bits(parameters: dict[str, str | None], name: str, *, absent: int, bare: int | None = None) -> int | None:
+def _bits(
+    parameters: dict[str, str | None], name: str, *, absent: int, bare: int | None = None
+) -> int | None:
     if name not in parameters:
         return absent
     value = parameters[name]
@@ -111,7 +118,7 @@ def _bits(parameters: dict[str, str | None], name: str, *, absent: int, bare: in
 
 
 def compress_alone(payload: bytes, window_bits: int, mem_level: int) -> bytes:
-    """Return ``payload`` compressed without reference to any other message, as every socket of these parameters can read it."""
+    """Return ``payload`` compressed without reference to any other message."""
     if not payload:
         return _EMPTY
     compressor = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -window_bits, mem_level)
@@ -131,7 +138,9 @@ class Deflater:
     def __init__(self, agreement: Agreement) -> None:
         self.agreement = agreement
         self.min_bytes = agreement.min_bytes
-        self.share_key = None if agreement.keeps_outbound else ("deflate", agreement.outbound_bits, agreement.mem_level)
+        self.share_key = (
+            None if agreement.keeps_outbound else ("deflate", agreement.outbound_bits, agreement.mem_level)
+        )
         """Sockets with the same key, if not ``None``, can be sent the same compressed frame."""
         self._compressor: zlib._Compress | None = None
         self._decompressor: zlib._Decompress | None = None
@@ -140,7 +149,11 @@ class Deflater:
         """Return the whole frame of a message, for every socket with the same ``share_key``."""
         opcode, data = (TEXT, payload.encode()) if isinstance(payload, str) else (BINARY, payload)
         packed = self.compress(data)
-        return header(opcode, len(data)) + data if packed is None else header(opcode, len(packed), rsv1=True) + packed
+        return (
+            header(opcode, len(data)) + data
+            if packed is None
+            else header(opcode, len(packed), rsv1=True) + packed
+        )
 
     def compress(self, payload: bytes) -> bytes | None:
         """
@@ -160,7 +173,12 @@ class Deflater:
         return (self._compressor.compress(payload) + self._compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
     def inflate(self, payload: bytes, max_bytes: int) -> bytes:
-        """Undo the client's compression. Raise :class:`Violation` above ``max_bytes`` (0: no bound), without having made more."""
+        """
+        Undo the client's compression.
+
+        Raise :class:`Violation` where more than ``max_bytes`` would come out (0: no bound); no more is made.
+
+        """
         decompressor = self._decompressor or zlib.decompressobj(-self.agreement.inbound_bits)
         limit = max_bytes + 1 if max_bytes else 0
         data = payload + _TAIL

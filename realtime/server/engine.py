@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,15 +14,21 @@ from realtime.close_codes import DONE, RESTART, SERVER_ERROR
 from realtime.server.deflate import Policy
 from realtime.server.farewell import Farewell
 from realtime.server.heads import HandshakeRefused, Head, Headers, denying_head, handshake
-from realtime.server.websocket import NativeWebSocket, Phase
 from realtime.server.parser import open_stream
+from realtime.server.websocket import NativeWebSocket
 
 logger = logging.getLogger("realtime")
 
-Application = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
-Address = tuple[str, int] | None
+Application = Callable[
+    [dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
+]
+Address = list[Any] | None
+"""Host and port; ``None`` for a client of a UNIX socket."""
 Forwarded = Callable[[Headers, Address, str], tuple[Address, str]]
 """Given headers, address and scheme of a request, say what a trusted proxy in front of us says they are."""
+
+
+_RETRY_AFTER = (b"retry-after", b"1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +47,9 @@ class Options:
     application_close_timeout: float = 10.0
     """How long an application may run on after its socket closed."""
     keepalive_interval: float = 0.0
-    """A socket that no layer above watches is pinged when it has been silent this long; 0 never."""
+    """A socket that no layer above watches is pinged when it has been silent this long, and dropped after as long again."""
+    max_age: float = 0.0
+    """A socket that has been open this long is closed with 1000; looked at once per ``keepalive_interval``."""
     root_path: str = ""
     server_name: str = "daphne"
 
@@ -75,9 +84,12 @@ class Engine:
         self._on_action = on_action
         self._responses: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
+        self._round: list[NativeWebSocket] = []
+        self._per_tick = 0
+        self._tick = min(1.0, options.keepalive_interval)
         self._keepalive: asyncio.TimerHandle | None = None
         if options.keepalive_interval:
-            self._keepalive = loop.call_later(options.keepalive_interval, self._keep_alive)
+            self._keepalive = loop.call_later(self._tick, self._keep_alive)
 
     # Arrivals
 
@@ -90,7 +102,7 @@ class Engine:
             self.respond(sock, refused.status, refused.headers, f"{refused}\n".encode())
             return
         if self.draining:
-            self.respond(sock, 503, [(b"retry-after", b"1")], b"The server is restarting.\n")
+            self.respond(sock, 503, [_RETRY_AFTER], b"The server is restarting.\n")
             return
         client, scheme = address, "ws"
         if self._forwarded is not None:
@@ -110,7 +122,6 @@ class Engine:
                 "client": client,
                 "server": _local_address(sock),
                 "subprotocols": list(request.subprotocols),
-                "state": {},
                 "extensions": {"websocket.http.response": {}, "realtime": websocket},
             }
         )
@@ -120,7 +131,11 @@ class Engine:
 
     def respond(self, sock: socket.socket, status: int, headers: Headers, body: bytes) -> None:
         """Answer with HTTP and end the connection; the caller is not to touch ``sock`` again."""
-        named = [*headers, (b"server", self.options.server_name.encode("latin-1"))] if self.options.server_name else headers
+        named = (
+            [*headers, (b"server", self.options.server_name.encode("latin-1"))]
+            if self.options.server_name
+            else headers
+        )
         if body and not any(name.lower() == b"content-type" for name, _ in headers):
             named = [*named, (b"content-type", b"text/plain; charset=utf-8")]
         data = denying_head(status, named, body_bytes=len(body)) + body
@@ -148,7 +163,7 @@ class Engine:
         """``websocket`` is closed, and its application has ended."""
         if websocket in self.sockets:
             self.sockets.discard(websocket)
-            self._tell("disconnected", websocket)
+            self._tell("rejected" if websocket.opened_at is None else "disconnected", websocket)
             if not self.sockets:
                 self._empty.set()
 
@@ -162,44 +177,43 @@ class Engine:
     def _tell(self, action: str, websocket: NativeWebSocket) -> None:
         if self._on_action is not None:
             client = websocket.scope["client"]
-            self._on_action(
-                action, {"path": websocket.scope["path"], "client": "%s:%s" % tuple(client) if client else None}
-            )
+            shown = f"{client[0]}:{client[1]}" if client else None
+            self._on_action(action, {"path": websocket.scope["path"], "client": shown})
 
     # The end
 
-    async def wait_empty(self, timeout: float) -> bool:
-        """Wait until no socket is left, at most ``timeout`` seconds. Return whether that came about."""
-        if self.sockets:
-            self._empty.clear()
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._empty.wait()
-            except TimeoutError:
-                return False
-        return True
-
-    def close_all(self, code: int, reason: str) -> None:
-        """Begin to close every socket, and cancel the applications that have not answered their handshake."""
+    def refuse_handshakes(self) -> None:
+        """Answer every handshake that is waiting for its application, and every later one, with 503."""
+        self.draining = True
         for websocket in list(self.sockets):
-            if websocket.phase is Phase.OPEN:
-                websocket.close(code, reason)
-            elif websocket.phase < Phase.OPEN:
-                websocket.cancel()
+            websocket.refuse(503, [_RETRY_AFTER])
 
-    def abort_all(self) -> None:
+    async def quiet(self) -> None:
+        """Return when no socket is open, and no application runs."""
+        while self.sockets:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def close(self) -> None:
         """Drop every socket, and cancel every application."""
+        self.draining = True
         if self._keepalive is not None:
             self._keepalive.cancel()
         for websocket in list(self.sockets):
             websocket.abort()
             websocket.cancel()
 
+    # Sockets that no layer above looks after
+
     def _keep_alive(self) -> None:
-        """Ping the silent sockets that no layer above watches, and drop those that were silent after a ping as well."""
-        for websocket in list(self.sockets):
-            websocket.keep_alive()
-        self._keepalive = self.loop.call_later(self.options.keepalive_interval, self._keep_alive)
+        """Look after the next few sockets: a tick a second, and in ``keepalive_interval`` seconds each has its turn."""
+        if not self._round:
+            self._round = list(self.sockets)
+            self._per_tick = math.ceil(len(self._round) / max(1.0, self.options.keepalive_interval))
+        due, self._round = self._round[: self._per_tick], self._round[self._per_tick :]
+        for websocket in due:
+            websocket.keep_alive(self.options.max_age)
+        self._keepalive = self.loop.call_later(self._tick, self._keep_alive)
 
 
 def _consume(sock: socket.socket, size: int) -> None:
@@ -208,8 +222,6 @@ def _consume(sock: socket.socket, size: int) -> None:
         size -= len(sock.recv(size))
 
 
-def _local_address(sock: socket.socket) -> Address | tuple[str, None]:
+def _local_address(sock: socket.socket) -> list[Any]:
     name = sock.getsockname()
-    if isinstance(name, tuple):
-        return name[0], name[1]
-    return str(name), None
+    return [name[0], name[1]] if isinstance(name, tuple) else [str(name), None]

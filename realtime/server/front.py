@@ -6,12 +6,13 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from typing import Any
 
 from realtime.server.heads import MAX_HEAD_BYTES, Head, MalformedHead, may_want_websocket, read_head
 
 logger = logging.getLogger("realtime")
 
-Address = tuple[str, int] | None
+Address = list[Any] | None
 
 _ACCEPTS_PER_TURN = 64
 """Connections taken in one turn of the loop; the kernel keeps the rest for the next."""
@@ -84,7 +85,7 @@ class Front:
                 self._resting[listener] = self.loop.call_later(_RETRY_SECONDS, self._resume, listener)
                 return
             sock.setblocking(False)
-            Arrival(self, sock, (address[0], address[1]) if isinstance(address, tuple) else None).look()
+            Arrival(self, sock, [address[0], address[1]] if isinstance(address, tuple) else None).look()
 
     def _resume(self, listener: socket.socket) -> None:
         del self._resting[listener]

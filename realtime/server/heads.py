@@ -22,7 +22,13 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+")
-_OURS = {b"connection", b"upgrade", b"sec-websocket-accept", b"sec-websocket-extensions", b"sec-websocket-protocol"}
+_OURS = {
+    b"connection",
+    b"upgrade",
+    b"sec-websocket-accept",
+    b"sec-websocket-extensions",
+    b"sec-websocket-protocol",
+}
 
 
 class MalformedHead(ValueError):
@@ -170,7 +176,11 @@ def accept_key(key: bytes) -> bytes:
 
 
 def accepting_head(
-    key: bytes, *, subprotocol: str | None = None, extension: str | None = None, headers: Iterable[tuple[bytes, bytes]] = ()
+    key: bytes,
+    *,
+    subprotocol: str | None = None,
+    extension: str | None = None,
+    headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> bytes:
     """Return the response that opens the WebSocket. Raise ValueError for a header that cannot be part of it."""
     lines = [
@@ -185,7 +195,9 @@ def accepting_head(
         lines.append(_line(b"Sec-WebSocket-Extensions", extension.encode("ascii")))
     for name, value in headers:
         if name.lower() in _OURS:
-            raise ValueError(f"The server sends {name.decode('latin-1')} itself; leave it out of the accept headers.")
+            raise ValueError(
+                f"The server sends {name.decode('latin-1')} itself; leave it out of the accept headers."
+            )
         lines.append(_line(name, value))
     return b"\r\n".join(lines) + b"\r\n\r\n"
 

@@ -65,7 +65,9 @@ class Assembly:
         """Bytes held of the message that was begun."""
         return len(self._buffer)
 
-    def feed(self, opcode: int, payload: bytes, *, fin: int, rsv1: int, rsv2: int, rsv3: int) -> str | bytes | None:
+    def feed(
+        self, opcode: int, payload: bytes, *, fin: int, rsv1: int, rsv2: int, rsv3: int
+    ) -> str | bytes | None:
         """Take one data frame; return the message it completes. Raise :class:`Violation`."""
         if rsv2 or rsv3 or (rsv1 and (self._inflate is None or opcode == CONTINUATION)):
             raise Violation(PROTOCOL_ERROR, "a reserved bit is set")
@@ -123,13 +125,28 @@ def read_close(payload: bytes) -> tuple[int, str]:
 
 def is_sendable(code: int) -> bool:
     """Whether a close frame may carry ``code`` (RFC 6455, 7.4, and the IANA registry)."""
-    return 3000 <= code <= 4999 or code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014)
+    return 3000 <= code <= 4999 or code in (
+        1000,
+        1001,
+        1002,
+        1003,
+        1007,
+        1008,
+        1009,
+        1010,
+        1011,
+        1012,
+        1013,
+        1014,
+    )
 
 
 def close_payload(code: int, reason: str) -> bytes:
     """Return the payload of a close frame; a reason that is too long is cut between two characters."""
     if not is_sendable(code):
-        raise ValueError(f"{code} cannot be sent as a close code; use 1000 to 1014 as registered, or 3000 to 4999.")
+        raise ValueError(
+            f"Close code {code!r} cannot be sent. Use 1000 to 1014 (not 1004 to 1006) or 3000 to 4999."
+        )
     return struct.pack("!H", code) + reason.encode()[:123].decode(errors="ignore").encode()
 
 

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import aiofastnet
-from picows import WSFrame as ParsedFrame
-from picows import WSListener, WSMsgType, WSTransport, WSUpgradeRequest
-from picows.picows import WSProtocol
+import picows
+from picows import WSListener, WSMsgType
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its stubs
 
 logger = logging.getLogger("realtime")
 
+ParsedFrame = picows.WSFrame
 CONTINUATION, TEXT, BINARY = WSMsgType.CONTINUATION, WSMsgType.TEXT, WSMsgType.BINARY
 CLOSE, PING, PONG = WSMsgType.CLOSE, WSMsgType.PING, WSMsgType.PONG
 
@@ -51,7 +52,7 @@ class ByteStream(Protocol):
     def is_closing(self) -> bool: ...
 
 
-class ParserListener(WSListener):  # type: ignore[misc]
+class ParserListener(WSListener):
     """
     Who hears of a socket's frames. Subclasses answer :meth:`on_ws_frame`, once per frame, and the rest below.
 
@@ -86,7 +87,7 @@ class ParserListener(WSListener):  # type: ignore[misc]
         raise NotImplementedError
 
 
-class Parser(WSProtocol):  # type: ignore[misc]
+class Parser(WSProtocol):
     """The protocol of one socket, from the handshake on."""
 
     __slots__ = ("_listener",)
@@ -135,8 +136,8 @@ class Parser(WSProtocol):  # type: ignore[misc]
         return buffer[: size - (size >> 3)] if size < MAX_READ_BYTES else buffer[:MAX_READ_BYTES]
 
 
-def _offering(listener: ParserListener) -> Callable[[WSUpgradeRequest], ParserListener]:
-    def offer(request: WSUpgradeRequest) -> ParserListener:
+def _offering(listener: ParserListener) -> Callable[[object], ParserListener]:
+    def offer(request: object) -> ParserListener:
         return listener
 
     return offer
@@ -148,7 +149,9 @@ async def open_parser(loop: asyncio.AbstractEventLoop, sock: socket.socket, pars
     return cast("ByteStream", stream)
 
 
-async def open_stream(loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.BufferedProtocol) -> ByteStream:
+async def open_stream(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.BufferedProtocol
+) -> ByteStream:
     """Read ``sock`` through any protocol. Raise OSError if the peer is gone already."""
     stream, _ = await aiofastnet.connect_accepted_socket(loop, lambda: protocol, sock)
     return cast("ByteStream", stream)
@@ -207,7 +210,7 @@ class _Silent:
     info = warning = error = log = debug
 
     def exception(self, message: str, *args: object, **kwargs: object) -> None:
-        logger.exception("A socket's frame could not be handled.")
+        logger.error("A socket's frame could not be handled.", exc_info=True)  # noqa: LOG014 - called in a handler
 
 
 _SILENT = _Silent()

@@ -17,6 +17,7 @@ from realtime import nodes
 from realtime.close_codes import CloseReason
 from realtime.conf import get_settings
 from realtime.drain import Socket, see_off
+from realtime.server.native import NativeHalf, native_half
 from realtime.server.protocol import WebSocketProtocol, message_limits
 from realtime.server.requests import HTTPFactory
 
@@ -62,6 +63,7 @@ class Server(daphne.server.Server):
         self.draining = False
         self.turns = Turns()
         self.listen_failure: BaseException | None = None
+        self.native: NativeHalf | None = None
         self._ports: list[Any] = []
         self._finished = threading.Event()
         self._something_ended = asyncio.Event()
@@ -91,6 +93,7 @@ class Server(daphne.server.Server):
         """Serve until told to stop, and end in order."""
         if threading.current_thread() is not threading.main_thread():
             _before_exit(self._stop_for_exit)
+        self.native = native_half(self)
         try:
             super().run()
             _end_tasks(reactor._asyncioEventloop)
@@ -98,8 +101,10 @@ class Server(daphne.server.Server):
             self._finished.set()
 
     def listen_success(self, port: Any) -> None:
-        """Remember the port, to stop listening before anything else stops."""
+        """Remember the port, to stop listening before anything else stops; the native engine accepts on it where it can."""
         self._ports.append(port)
+        if self.native is not None:
+            self.native.take(port)
         super().listen_success(port)
 
     def listen_error(self, failure: Any) -> None:
@@ -205,6 +210,8 @@ class Server(daphne.server.Server):
 
     async def _stop_listening(self) -> None:
         loop = asyncio.get_running_loop()
+        if self.native is not None:
+            self.native.stop_listening()
         for port in self._ports:
             await defer.maybeDeferred(port.stopListening).asFuture(loop)
 
@@ -218,6 +225,8 @@ class Server(daphne.server.Server):
 
     async def quiet(self) -> None:
         """Return when no application runs and no socket is open."""
+        if self.native is not None:
+            await self.native.engine.quiet()
         while any(
             "application_instance" in details
             or (isinstance(protocol, WebSocketProtocol) and protocol.is_connected)
@@ -260,6 +269,8 @@ class Crowd:
         for protocol in self._server.websockets():
             if protocol.link.listener is None:
                 yield PlainSocket(protocol)
+        if self._server.native is not None:
+            yield from self._server.native.unwatched()
 
     async def empty(self) -> None:
         """Return when all of them, and the requests in flight, are gone."""

@@ -8,7 +8,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from realtime.frames import Frame
 from realtime.server.deflate import Deflater, negotiate
@@ -16,17 +16,15 @@ from realtime.server.farewell import Farewell
 from realtime.server.heads import Handshake, accepting_head, denying_head
 from realtime.server.messages import NO_CODE, Assembly, Violation, close_payload, header, read_close
 from realtime.server.parser import (
-    BINARY,
     CLOSE,
     LARGE_BYTES,
     PING,
     PONG,
     TEXT,
     ByteStream,
-    Parser,
     ParsedFrame,
+    Parser,
     ParserListener,
-    open_stream,
     open_parser,
 )
 from realtime.transports import TransportListener
@@ -43,6 +41,12 @@ ABNORMAL = 1006
 
 _TEXT_HEADERS = [bytes((0x81, size)) for size in range(126)]
 _CLOSE_OPCODE, _PING_OPCODE, _PONG_OPCODE, _TEXT_OPCODE, _BINARY_OPCODE = 0x8, 0x9, 0xA, 0x1, 0x2
+
+_SENDS_IN_ROW = 50
+"""Messages an application may send without receiving one before the loop gets a turn."""
+
+_LATE_SENDS = 100
+"""Messages to a client that has left which are dropped in silence, while the application has not heard of it."""
 
 _CHAFF_FREE = 128
 _CHAFF_SECONDS = 8e-6
@@ -92,18 +96,21 @@ class NativeWebSocket(ParserListener):
     __slots__ = (
         "_assembly",
         "_chaff",
+        "_closed_by_application",
         "_deflater",
         "_denial",
         "_disconnect",
         "_engine",
         "_handshake",
-        "_held",
         "_heard",
+        "_held",
         "_late_pong",
+        "_late_sends",
         "_loop",
         "_ping",
         "_ping_sent_at",
         "_queue",
+        "_sends_in_row",
         "_sock",
         "_stream",
         "_task",
@@ -116,6 +123,7 @@ class NativeWebSocket(ParserListener):
         "listener",
         "max_message_bytes",
         "on_message",
+        "opened_at",
         "phase",
         "scope",
     )
@@ -143,10 +151,15 @@ class NativeWebSocket(ParserListener):
         self._disconnect: Message | None = None
         self._told = False
         self._stream: ByteStream | None = None
-        self._assembly: Assembly | None = None
+        self._assembly: Assembly
         self._deflater: Deflater | None = None
         self._denial: list[Any] | None = None
         self._unsent = b""
+        self._closed_by_application = False
+        self._late_sends = 0
+        self._sends_in_row = 0
+        self.opened_at: float | None = None
+        """When the socket was accepted, in seconds of the loop's clock; ``None`` if it never was."""
         self._held = 0
         self._chaff = 0
         self._heard = False
@@ -172,13 +185,16 @@ class NativeWebSocket(ParserListener):
 
     def _application_ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if error is not None and not (isinstance(error, SocketClosed) and self.phase is Phase.CLOSED):
-            logger.error("A WebSocket application failed.", exc_info=error, extra={"path": self.scope.get("path")})
+        if error is not None and not isinstance(error, SocketClosed):
+            logger.error(
+                "A WebSocket application failed.", exc_info=error, extra={"path": self.scope.get("path")}
+            )
         self._task = None
         if self.phase is Phase.CONNECTING:
             if error is None and not task.cancelled():
                 logger.error(
-                    "A WebSocket application returned without an answer.", extra={"path": self.scope.get("path")}
+                    "A WebSocket application returned without an answer.",
+                    extra={"path": self.scope.get("path")},
                 )
             self._deny(500, [], b"")
         elif self.phase is Phase.DENYING:
@@ -192,7 +208,9 @@ class NativeWebSocket(ParserListener):
     def _never_answered(self) -> None:
         self._timer = None
         if self.phase is Phase.CONNECTING:
-            logger.warning("A WebSocket application did not answer in time.", extra={"path": self.scope.get("path")})
+            logger.warning(
+                "A WebSocket application did not answer in time.", extra={"path": self.scope.get("path")}
+            )
             self._deny(503, [], b"")
         elif self.phase is Phase.DENYING:
             self.abort()
@@ -224,6 +242,7 @@ class NativeWebSocket(ParserListener):
     async def receive(self) -> Message:
         """Return the next event. What came before the end of the socket is delivered before it."""
         queue = self._queue
+        self._sends_in_row = 0
         while not queue:
             if self._disconnect is not None:
                 message, self._disconnect = self._disconnect, None
@@ -231,11 +250,12 @@ class NativeWebSocket(ParserListener):
             if self._waiter is not None and not self._waiter.done():
                 raise RuntimeError("receive() is being awaited already")
             # The message itself stays in the queue: cancelling this call cannot lose it.
-            self._waiter = self._loop.create_future()
+            waiter = self._waiter = self._loop.create_future()
             try:
-                await self._waiter
+                await waiter
             finally:
-                self._waiter = None
+                if self._waiter is waiter:
+                    self._waiter = None
         message = queue.popleft()
         if self._held and len(queue) <= self._engine.resume_at:
             self._release(_Hold.QUEUE)
@@ -245,9 +265,8 @@ class NativeWebSocket(ParserListener):
         queue = self._queue
         queue.append(message)
         waiter = self._waiter
-        if waiter is not None:
-            if not waiter.done():
-                waiter.set_result(None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
         elif len(queue) >= self._engine.pause_at:
             self._hold(_Hold.QUEUE)
 
@@ -270,19 +289,26 @@ class NativeWebSocket(ParserListener):
     async def send(self, message: Message) -> None:
         """Carry out one of the application's messages. Waits only while the peer reads too slowly."""
         if message["type"] == "websocket.send" and self.phase is Phase.OPEN:
-            text = message.get("text")
-            payload = message.get("bytes")
+            text: str | None = message.get("text")
+            payload: Any = message.get("bytes")
             if (text is None) is (payload is None):
                 raise ValueError("websocket.send takes either text or bytes")
-            if text is not None:
+            self._sends_in_row += 1
+            if self._sends_in_row > _SENDS_IN_ROW:
+                await self._breathe()
+            stream = self._stream
+            if stream is None or stream.is_closing():
+                # The peer is gone and the loop is about to say so.
+                await asyncio.sleep(0)
+            elif text is not None:
                 encoded = text.encode()
                 size = len(encoded)
                 if self._deflater is None and size < 126:
-                    self._stream.write_nocheck(_TEXT_HEADERS[size] + encoded)  # type: ignore[union-attr]
+                    stream.write_nocheck(_TEXT_HEADERS[size] + encoded)
                 else:
-                    self._write_message(_TEXT_OPCODE, encoded)
+                    self._write_message(stream, _TEXT_OPCODE, encoded)
             else:
-                self._write_message(_BINARY_OPCODE, payload)
+                self._write_message(stream, _BINARY_OPCODE, payload)
             if self._write_paused:
                 await self._until_writable()
             return
@@ -291,23 +317,26 @@ class NativeWebSocket(ParserListener):
     async def _send_other(self, message: Message) -> None:
         kind = message["type"]
         if self.phase >= Phase.CLOSING:
-            # Closing what is closed already has had its effect; everything else is lost, and says so.
-            if kind == "websocket.close":
-                return
-            raise SocketClosed(f"{kind} after the WebSocket was closed")
+            await self._send_late(kind)
+            return
         if kind == "websocket.accept" and self.phase is Phase.CONNECTING:
             await self._accept(message)
         elif kind == "websocket.close" and self.phase is Phase.CONNECTING:
             self._deny(403, [], b"")
         elif kind == "websocket.close" and self.phase is Phase.OPEN:
             code = message.get("code")
+            self._closed_by_application = True
             self.close(1000 if code is None else code, message.get("reason") or "")
         elif kind == "websocket.http.response.start" and self.phase is Phase.CONNECTING:
             self._denial = [message["status"], list(message.get("headers", [])), []]
             # Checked here, where the application can see what is wrong with it.
             denying_head(message["status"], self._denial[1], body_bytes=None)
             self.phase = Phase.DENYING
-        elif kind == "websocket.http.response.body" and self.phase is Phase.DENYING and self._denial is not None:
+        elif (
+            kind == "websocket.http.response.body"
+            and self.phase is Phase.DENYING
+            and self._denial is not None
+        ):
             status, headers, parts = self._denial
             parts.append(message.get("body", b""))
             if not message.get("more_body", False):
@@ -315,13 +344,32 @@ class NativeWebSocket(ParserListener):
         else:
             raise RuntimeError(f"{kind!r} cannot be sent to a WebSocket that is {self.phase.name.lower()}")
 
+    async def _send_late(self, kind: str) -> None:
+        """
+        Take what is sent to a socket that is closed: it is lost, and sooner or later that is said.
+
+        An application that closed the socket, or has received the disconnect, is told at once. Another may
+        not know yet, and an error would keep it from ever receiving the disconnect and cleaning up; but one
+        that only sends must be told some time.
+
+        """
+        if kind == "websocket.close":
+            return
+        self._late_sends += 1
+        if self._closed_by_application or self._disconnect is None or self._late_sends > _LATE_SENDS:
+            raise SocketClosed(f"{kind} after the WebSocket was closed")
+        # Such an application must not keep everybody else from running.
+        await asyncio.sleep(0)
+
     async def _accept(self, message: Message) -> None:
         handshake, sock = self._handshake, self._sock
         if handshake is None or sock is None:
             raise SocketClosed("the client left before it was accepted")
         subprotocol = message.get("subprotocol")
         if subprotocol is not None and subprotocol not in handshake.subprotocols:
-            raise ValueError(f"The client did not offer the subprotocol {subprotocol!r}: {list(handshake.subprotocols)}.")
+            raise ValueError(
+                f"The client did not offer the subprotocol {subprotocol!r}: {list(handshake.subprotocols)}."
+            )
         policy = self._engine.options.deflate
         agreement = negotiate(handshake.extensions, policy) if policy is not None else None
         head = accepting_head(
@@ -331,7 +379,9 @@ class NativeWebSocket(ParserListener):
             headers=message.get("headers", ()),
         )
         self._deflater = Deflater(agreement) if agreement is not None else None
-        self._assembly = Assembly(self.max_message_bytes, self._deflater.inflate if self._deflater is not None else None)
+        self._assembly = Assembly(
+            self.max_message_bytes, self._deflater.inflate if self._deflater is not None else None
+        )
         self._unwatch(sock)
         self._handshake = None
         self.phase = Phase.OPENING
@@ -352,6 +402,7 @@ class NativeWebSocket(ParserListener):
             return
         self._stream = stream
         self.phase = Phase.OPEN
+        self.opened_at = self._loop.time()
         self._cancel_timer()
         options = self._engine.options
         stream.set_write_buffer_limits(high=options.write_buffer_bytes, low=options.write_buffer_bytes // 4)
@@ -367,6 +418,11 @@ class NativeWebSocket(ParserListener):
             read_buffer_bytes=self._engine.options.read_buffer_bytes,
         )
 
+    def refuse(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Answer the handshake in place of the application. Does nothing once that has been answered."""
+        if self.phase is Phase.CONNECTING:
+            self._deny(status, headers, b"")
+
     def _deny(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         sock, self._sock = self._sock, None
         if sock is not None:
@@ -374,6 +430,11 @@ class NativeWebSocket(ParserListener):
             self._engine.respond(sock, status, headers, body)
         self._tell_disconnected(ABNORMAL, "")
         self._let_go()
+
+    async def _breathe(self) -> None:
+        """Let the loop have a turn: an application that only sends would keep everybody else from running."""
+        self._sends_in_row = 0
+        await asyncio.sleep(0)
 
     async def _until_writable(self) -> None:
         if self._writable is None:
@@ -418,9 +479,15 @@ class NativeWebSocket(ParserListener):
         if listener is not None:
             listener.heard()
         kind = frame.msg_type
+        payload: str | bytes
         try:
-            if kind is TEXT and frame.fin and self._assembly.is_empty and not frame.rsv1 | frame.rsv2 | frame.rsv3:  # type: ignore[union-attr]
-                payload: str | bytes | None = frame.get_payload_as_utf8_text()
+            if (
+                kind is TEXT
+                and frame.fin
+                and self._assembly.is_empty
+                and not frame.rsv1 | frame.rsv2 | frame.rsv3
+            ):
+                payload = frame.get_payload_as_utf8_text()
             elif kind is PING or kind is PONG or kind is CLOSE:
                 if frame.rsv1 | frame.rsv2 | frame.rsv3:
                     raise Violation(1002, "a reserved bit is set")
@@ -428,12 +495,11 @@ class NativeWebSocket(ParserListener):
                 self._count_chaff(frame)
                 return
             else:
-                payload = self._assembly.feed(  # type: ignore[union-attr]
-                    kind, frame.get_payload_as_bytes(), fin=frame.fin, rsv1=frame.rsv1, rsv2=frame.rsv2, rsv3=frame.rsv3
-                )
-                if payload is None:
+                message = self._assemble(frame)
+                if message is None:
                     self._count_chaff(frame)
                     return
+                payload = message
         except UnicodeDecodeError:
             self._fail(1007, "text that is not UTF-8")
             return
@@ -450,6 +516,16 @@ class NativeWebSocket(ParserListener):
             self._deliver({"type": "websocket.receive", "text": payload})
         else:
             self._deliver({"type": "websocket.receive", "bytes": payload})
+
+    def _assemble(self, frame: ParsedFrame) -> str | bytes | None:
+        return self._assembly.feed(
+            cast("int", frame.msg_type),
+            frame.get_payload_as_bytes(),
+            fin=frame.fin,
+            rsv1=frame.rsv1,
+            rsv2=frame.rsv2,
+            rsv3=frame.rsv3,
+        )
 
     def _control(self, kind: object, payload: bytes) -> None:
         if kind is PING:
@@ -522,6 +598,15 @@ class NativeWebSocket(ParserListener):
     # The transport: what the layers above may do at any time
 
     @property
+    def closed(self) -> bool:
+        return self.phase >= Phase.CLOSING
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the peer is still there, be it that it has not answered a close frame."""
+        return self.phase is not Phase.CLOSED
+
+    @property
     def writable(self) -> bool:
         return self.phase is Phase.OPEN and not self._write_paused
 
@@ -545,9 +630,9 @@ class NativeWebSocket(ParserListener):
         else:
             payload = frame.payload
             if isinstance(payload, str):
-                self._write_message(_TEXT_OPCODE, payload.encode())
+                self._write_message(self._stream, _TEXT_OPCODE, payload.encode())
             else:
-                self._write_message(_BINARY_OPCODE, payload)
+                self._write_message(self._stream, _BINARY_OPCODE, payload)
 
     def ping(self) -> None:
         if self.phase is Phase.OPEN:
@@ -555,11 +640,15 @@ class NativeWebSocket(ParserListener):
             self._ping = self._ping_sent_at.hex().encode()
             self._write_frame(_PING_OPCODE, self._ping)
 
-    def keep_alive(self) -> None:
-        """Called at intervals: ping a socket nothing watches, and drop it if it was silent after the last ping too."""
-        if self.listener is not None or self.phase is not Phase.OPEN or self._held:
+    def keep_alive(self, max_age: float) -> None:
+        """Called at intervals: ping a socket nothing else watches, and drop it if it was silent after the last ping too."""
+        if self.phase is not Phase.OPEN or self.opened_at is None:
             return
-        if self._heard:
+        if max_age and self._loop.time() - self.opened_at > max_age:
+            self.close(1000, "")
+        elif self.listener is not None or self._held:
+            return
+        elif self._heard:
             self._heard = False
         elif self._ping is None:
             self.ping()
@@ -607,13 +696,15 @@ class NativeWebSocket(ParserListener):
         if self._stream is not None:
             self._stream.write_nocheck(header(opcode, len(payload)) + payload)
 
-    def _write_message(self, opcode: int, payload: bytes) -> None:
+    def _write_message(self, stream: ByteStream, opcode: int, payload: bytes) -> None:
         deflater = self._deflater
         packed = None
         if deflater is not None and len(payload) >= deflater.min_bytes:
             packed = deflater.compress(payload)
-        self._stream.write_nocheck(  # type: ignore[union-attr]
-            header(opcode, len(payload)) + payload if packed is None else header(opcode, len(packed), rsv1=True) + packed
+        stream.write_nocheck(
+            header(opcode, len(payload)) + payload
+            if packed is None
+            else header(opcode, len(packed), rsv1=True) + packed
         )
 
     def pause_writing(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -67,8 +68,6 @@ def pin(core: int | None) -> Callable[[], None] | None:
 
 def raise_file_limit() -> int:
     """Raise this process's limit of open files, which its children inherit, and return it."""
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
     if soft < wanted:
@@ -91,7 +90,17 @@ def serving(apps: Apps, core: int | None, settings: Mapping[str, object] | None 
             migrate = [sys.executable, "-m", "django", "migrate", "--verbosity", "0"]
             subprocess.run(migrate, env=environment, check=True)
         port = _free_port()
-        command = [sys.executable, "-m", "daphne", "--verbosity", "0", "--bind", "127.0.0.1", "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "daphne",
+            "--verbosity",
+            "0",
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
         process = subprocess.Popen(
             [*command, f"benchmarks.served.{apps}:application"], env=environment, preexec_fn=pin(core)
         )

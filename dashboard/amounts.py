@@ -56,6 +56,15 @@ def setting_text(value: Any, unit: str) -> str:
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, int | float):
         number = f"{value:,g}" if isinstance(value, float) else f"{value:,}"
-        exact = f"{number} {unit}".rstrip()
+        exact = f"{number} {_singular(unit) if value == 1 else unit}".rstrip()
         return f"{exact} ({bytes_text(value)})" if unit == "bytes" and value >= 1024 else exact
     return str(value) or "empty"
+
+
+def _singular(unit: str) -> str:
+    return unit.removesuffix("es") if unit.endswith("shes") else unit.removesuffix("s")
+
+
+def percent_text(share: float) -> str:
+    """Return a share between 0 and 1 as a percentage; a little is not nothing."""
+    return "<1%" if 0 < share < 0.01 else f"{share:.0%}"

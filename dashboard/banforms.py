@@ -60,7 +60,12 @@ class BanAddressesForm(forms.Form):
         return now + timedelta(seconds=int(seconds)) if seconds else None
 
     def ban(self, networks: Iterable[str], *, by: Any) -> list[Ban]:
-        """Ban each network, in force at once in this process, and return the bans. Raise ValidationError for none."""
+        """
+        Ban each network, in force at once in this process, and return the bans.
+
+        Raise ValidationError for what is no network; nothing is banned then.
+
+        """
         until, reason = self.until(timezone.now()), self.cleaned_data["reason"]
         bans = [
             Ban(network=network, reason=reason, until=until, by=by) for network in dict.fromkeys(networks)

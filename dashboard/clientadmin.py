@@ -10,6 +10,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import ADDITION, CHANGE
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -47,19 +48,20 @@ class ClientAdmin(LiveModelAdmin):
     change_form_template = "admin/dashboard/client_detail.html"
     summary_template = "admin/dashboard/client_summary.html"
     list_title = "Clients"
+    row_nouns = ("client", "clients")
     list_display = (
         "client",
         "who",
         "address",
         "place",
-        "rooms_shown",
         "connected",
         "rtt_shown",
         "incoming",
         "outgoing",
+        "limits",
+        "rooms_shown",
         "queue",
         "errors",
-        "limits",
     )
     list_display_links = ("client",)
     list_filter = (IdentityFilter, LimitedFilter, RouteFilter, ConsumerFilter, NodeFilter, RoomFilter)
@@ -125,7 +127,20 @@ class ClientAdmin(LiveModelAdmin):
 
     def summary(self, request: HttpRequest) -> dict[str, Any]:
         moment = moment_of(request)
-        return {"hidden_rows": max(0, moment.node.connections - len(moment.connections))}
+        node = moment.node
+        return {
+            "draining": node.draining,
+            "unlisted": max(0, node.connections - len(moment.connections)),
+            "tiles": [
+                ("Open", f"{node.connections:,}", []),
+                ("Named", f"{node.named:,}", []),
+                ("Anonymous", f"{node.anonymous:,}", []),
+                ("Limited", f"{moment.limited:,}", []),
+                ("Rooms", f"{node.rooms:,}", []),
+                ("In per second", f"{node.rates.received_per_sec:,.1f}", []),
+                ("Out per second", f"{node.rates.sent_per_sec:,.1f}", []),
+            ],
+        }
 
     def change_view(
         self,
@@ -261,7 +276,12 @@ class ClientAdmin(LiveModelAdmin):
         form = BanAddressesForm(request.POST if confirmed else None)
         if not confirmed or not form.is_valid():
             return self._confirm_ban(request, networks, form)
-        bans = form.ban(networks, by=request.user)
+        try:
+            bans = form.ban(networks, by=request.user)
+        except ValidationError as error:
+            # The form named these itself, so somebody has edited it.
+            self.message_user(request, " ".join(error.messages), messages.ERROR)
+            return None
         record(request, bans, ADDITION, "Banned from the list of clients.")
         self.message_user(request, f"Banned {counted(len(bans), 'address', 'addresses')}.", messages.SUCCESS)
         return None

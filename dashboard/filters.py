@@ -14,6 +14,8 @@ from dashboard.models import RateLimitEntry
 from dashboard.moments import Moment, moment_of
 from ratelimit.models import Ban
 
+TEMPLATE = "admin/dashboard/filter.html"
+"""A menu in a row above the list: the tables need the width a column of filters would take."""
 MOST_CHOICES = 20
 """Choices of one filter: the largest ones; the others are found by search."""
 
@@ -26,6 +28,7 @@ class TalliedFilter(admin.SimpleListFilter):
 
     """
 
+    template = TEMPLATE
     field: ClassVar[str]
 
     def tally(self, moment: Moment) -> Counter[str]:
@@ -97,6 +100,7 @@ class RoomFilter(TalliedFilter):
 class ChoiceFilter(admin.SimpleListFilter):
     """A filter with a few fixed choices. Subclasses list ``(value, label, condition)``."""
 
+    template = TEMPLATE
     options: ClassVar[tuple[tuple[str, str, Q], ...]]
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:

@@ -13,13 +13,14 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from dashboard.amounts import percent_text
 from dashboard.charts import Chart, chart
 from dashboard.filters import KindFilter
 from dashboard.liveadmin import LiveModelAdmin
 from dashboard.models import RateLimitEntry
 from dashboard.moments import moment_of
 from ratelimit.clients import parse_hop
-from ratelimit.counters import Minute
+from ratelimit.counters import Minute, RateLimitSnapshot
 
 BUDGETS = {"messages": "Messages", "bytes": "Bytes", "system": "System messages"}
 """What people call the budgets a message can be refused for."""
@@ -37,6 +38,7 @@ class RateLimitEntryAdmin(LiveModelAdmin):
     """The most limited clients and addresses, under the totals and the last hour."""
 
     list_title = "Rate limits"
+    row_nouns = ("sender", "senders")
     note = "What this process limited since it started."
     summary_template = "admin/dashboard/limit_summary.html"
     list_display = ("sender", "kind_shown", "limited", "share_shown", "open_clients", "ban")
@@ -60,13 +62,9 @@ class RateLimitEntryAdmin(LiveModelAdmin):
         limits = moment_of(request).limits
         drawn = charts(limits.minutes)
         return {
-            "limits": limits,
-            "limited_total": sum(limits.limited_messages.values()),
-            "limited": [(BUDGETS.get(name, name), count) for name, count in limits.limited_messages.items()],
-            "refused_total": sum(limits.refused.values()),
-            "refused": sorted(((REASONS.get(name, name), count) for name, count in limits.refused.items())),
+            "tiles": tiles(limits),
             "charts": drawn,
-            "axis": [drawn[0].bars[minute] for minute in (0, 15, 30, 45, -1)],
+            "axis": [drawn[0].bars[minute].at for minute in (0, 15, 30, 45, -1)],
             "minutes": [(_local(minute.started_at), minute) for minute in reversed(limits.minutes)],
             "can_see_bans": request.user.has_perm("ratelimit.view_ban"),
         }
@@ -81,9 +79,11 @@ class RateLimitEntryAdmin(LiveModelAdmin):
 
     @admin.display(description="Share of its kind", ordering="share")
     def share_shown(self, row: RateLimitEntry) -> SafeString:
-        percent = f"{row.share:.0%}"
         return format_html(
-            '<meter class="ops-meter" value="{}" max="1">{}</meter> {}', row.share, percent, percent
+            '<span class="ops-share"><svg viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+            '<rect width="{}" height="8"/></svg> {}</span>',
+            round(100 * row.share, 1),
+            percent_text(row.share),
         )
 
     @admin.display(description="Open connections")
@@ -97,6 +97,23 @@ class RateLimitEntryAdmin(LiveModelAdmin):
             return ""
         url = f"{reverse('admin:ratelimit_ban_add')}?{urlencode({'network': row.name})}"
         return format_html('<a href="{}" aria-label="Ban {}">ban…</a>', url, row.name)
+
+
+def tiles(limits: RateLimitSnapshot) -> list[tuple[str, str, list[str]]]:
+    """Return the totals: what each is called, how many, and what that consists of."""
+    by_budget = [f"{BUDGETS.get(name, name)}: {count:,}" for name, count in limits.limited_messages.items()]
+    by_reason = [
+        f"{REASONS.get(name, name.replace('_', ' '))}: {count:,}"
+        for name, count in sorted(limits.refused.items())
+    ]
+    return [
+        ("Limited messages", f"{sum(limits.limited_messages.values()):,}", by_budget),
+        ("Limited connections", f"{limits.limited_connections:,}", []),
+        ("Refused connections", f"{sum(limits.refused.values()):,}", by_reason),
+        ("Disconnects (4429)", f"{limits.disconnects:,}", []),
+        ("Too large (1009)", f"{limits.oversized:,}", []),
+        ("Bans in force", f"{limits.bans:,}", []),
+    ]
 
 
 def charts(minutes: tuple[Minute, ...]) -> list[Chart]:

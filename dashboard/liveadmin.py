@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.forms import Media
@@ -48,16 +49,17 @@ class LiveModelAdmin(_ModelAdmin):
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
     list_max_show_all = 500
-    actions_selection_counter = True
     summary_template = ""
     """Shown above the list, if any; its ``data-live`` elements are refreshed with the rows."""
     list_title = ""
+    row_nouns = ("row", "rows")
+    """What one row, and several, are called under the list."""
     note = ""
     """One sentence under the title."""
 
     @property
     def media(self) -> Media:
-        return super().media + Media(css={"all": ["dashboard/dashboard.css"]}, js=["dashboard/live.js"])
+        return super().media + Media(css={"all": ["dashboard/dashboard.css"]})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[LiveModel]:
         return self.model.rows(moment_of(request))
@@ -85,7 +87,6 @@ class LiveModelAdmin(_ModelAdmin):
             # A page that refreshes itself would use up the messages of an action done in another tab.
             "is_refresh": REFRESH_HEADER in request.headers,
             "summary_template": self.summary_template,
-            "moment": moment_of(request),
             **self.summary(request),
         }
         return super().changelist_view(request, {**context, **(extra_context or {})})
@@ -97,16 +98,19 @@ class LiveModelAdmin(_ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        if self.has_view_permission(request) and self.get_object(request, object_id) is None:
+        if self._has_gone(request, object_id):
             return self._gone(request)
         return super().change_view(request, object_id, form_url, extra_context)
 
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        if self.has_view_permission(request) and self.get_object(request, object_id) is None:
+        if self._has_gone(request, object_id):
             return self._gone(request)
         return super().history_view(request, object_id, extra_context)
+
+    def _has_gone(self, request: HttpRequest, quoted_id: str) -> bool:
+        return self.has_view_permission(request) and self.get_object(request, unquote(quoted_id)) is None
 
     def _gone(self, request: HttpRequest) -> HttpResponse:
         self.message_user(request, f"That {self.opts.verbose_name} is not here any more.", messages.WARNING)

@@ -18,6 +18,7 @@ class SettingAdmin(LiveModelAdmin):
     """The settings of the three apps."""
 
     list_title = "Configuration"
+    row_nouns = ("setting", "settings")
     note = (
         "The values this process runs with. Set them in the Django settings, or as an environment variable of the"
         " same name, and start the server again."

@@ -9,6 +9,8 @@ The health and info pages: JSON for probes and programs.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_safe
@@ -20,7 +22,9 @@ from dashboard.metrics import utilization
 from dashboard.models import all_settings
 from dashboard.moments import moment_of
 from dashboard.process import resident_bytes
+from ratelimit.counters import RateLimitSnapshot
 from realtime.health import health
+from realtime.registry import ConnectionInfo
 
 DEFAULT_PAGE = 100
 """Clients in one answer, unless ``limit`` asks for another number."""
@@ -76,7 +80,7 @@ def stats(request: HttpRequest) -> HttpResponse:
     ``rates``: per second over the last minute. ``queue``: size, limit, utilization (0 to 1).
     ``limits``: limited_messages by budget, limited_connections, disconnects, oversized, refused by reason,
     bans, top_clients and top_addresses ``[{"name", "count"}]``, minutes ``[{"started_at", "limited_messages",
-    "limited_connections", "disconnects"}]``, since_limited and since_disconnected (seconds, or null).
+    "limited_connections", "disconnects"}]``, seconds_since_limiting, seconds_since_disconnecting (or null).
     ``tasks``: ``[{"name", "alive", "restarts", "last_error"}]``.
 
     """
@@ -101,10 +105,18 @@ def stats(request: HttpRequest) -> HttpResponse:
             "totals": dataclasses.asdict(node.totals),
             "rates": dataclasses.asdict(node.rates),
             "queue": {"size": node.queue_size, "limit": node.queue_limit, "utilization": utilization(node)},
-            "limits": dataclasses.asdict(moment.limits),
+            "limits": _limits(moment.limits),
             "tasks": [dataclasses.asdict(task) for task in node.tasks],
         }
     )
+
+
+def _limits(limits: RateLimitSnapshot) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(limits),
+        "top_clients": [{"name": one.name, "count": one.count} for one in limits.top_clients],
+        "top_addresses": [{"name": one.name, "count": one.count} for one in limits.top_addresses],
+    }
 
 
 @require_safe
@@ -139,9 +151,14 @@ def clients(request: HttpRequest) -> HttpResponse:
             "total": len(moment.connections),
             "limit": limit,
             "offset": offset,
-            "clients": [dataclasses.asdict(info) for info in moment.connections[offset : offset + limit]],
+            "clients": [_client(info) for info in moment.connections[offset : offset + limit]],
         }
     )
+
+
+def _client(info: ConnectionInfo) -> dict[str, Any]:
+    # Not asdict(), which copies every value deeply and would take half a second for ten thousand.
+    return {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
 
 
 def _number(request: HttpRequest, name: str, default: int, most: int | None) -> int:

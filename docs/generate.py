@@ -71,7 +71,9 @@ def _settings_table(fields: dict[str, Any]) -> str:
 def _meaning(metadata: Any) -> str:
     choices = metadata["choices"]
     unsaid = [choice for choice in choices if f"`{choice}`" not in metadata["doc"]]
-    return metadata["doc"] + (f" One of {', '.join(f'`{choice}`' for choice in choices)}." if unsaid else "")
+    return str(metadata["doc"]) + (
+        f" One of {', '.join(f'`{choice}`' for choice in choices)}." if unsaid else ""
+    )
 
 
 def _shown(default: Any) -> str:

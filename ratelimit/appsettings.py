@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import os
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -204,8 +205,8 @@ def _checked(
     unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
     converted = _converted(value, kind)
     if converted is None:
-        wanted = _KINDS[typing.get_origin(kind) or kind]
-        return None, Problem(f"{cls.app}.E001", f"{name} is {shown}.", f"Set it to {wanted}{unit}.")
+        wanted = _wanted(kind, field.metadata["unit"])
+        return None, Problem(f"{cls.app}.E001", f"{name} is {shown}.", f"Set it to {wanted}.")
     if problem := _range_problem(field.metadata, converted):
         return None, Problem(f"{cls.app}.E003", f"{name} is {shown}{unit}.", f"It must be {problem}{unit}.")
     choices = field.metadata["choices"]
@@ -220,11 +221,18 @@ def _checked(
 
 _KINDS: dict[Any, str] = {
     bool: "True or False",
-    int: "a whole number of",
-    float: "a number of",
+    int: "a whole number",
+    float: "a number",
     str: "a string",
     tuple: "a list of strings",
 }
+
+
+def _wanted(kind: Any, unit: str) -> str:
+    words = _KINDS[typing.get_origin(kind) or kind]
+    if not unit:
+        return words
+    return f"{words} of {unit}" if kind in (int, float) else f"{words} ({unit})"
 
 
 def _converted(value: Any, kind: Any) -> Any:
@@ -236,7 +244,10 @@ def _converted(value: Any, kind: Any) -> Any:
     if isinstance(value, bool) or kind is bool:
         return value if kind is bool and isinstance(value, bool) else None
     if kind is float and isinstance(value, int | float):
-        return float(value) if value == value and abs(value) != float("inf") else None
+        try:
+            return float(value) if math.isfinite(value) else None
+        except OverflowError:  # a whole number with hundreds of digits
+            return None
     return value if isinstance(value, kind) else None
 
 
@@ -254,7 +265,12 @@ def _unknown_names(cls: type[AppSettings]) -> Iterator[Problem]:
     known = cls.names()
     for name in dir(django_settings):
         if name.startswith(f"{cls.prefix}_") and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            # Without the prefix: what all of them begin with makes no two of them alike.
+            own = {known_name.removeprefix(cls.prefix): known_name for known_name in known}
+            near = [
+                own[match]
+                for match in difflib.get_close_matches(name.removeprefix(cls.prefix), own, n=1, cutoff=0.6)
+            ]
             hint = f"Did you mean {near[0]}?" if near else f"Remove it; the settings are: {', '.join(known)}."
             yield Problem(f"{cls.app}.E002", f"{name} is not a setting.", hint)
 

@@ -67,8 +67,8 @@ class BanTable:
         return sum(until > now for until in self._untils)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, BanTable) and self._networks == other._networks and self._users == other._users
+        return isinstance(other, BanTable) and all(
+            getattr(self, name) == getattr(other, name) for name in BanTable.__slots__
         )
 
     __hash__ = None  # type: ignore[assignment]

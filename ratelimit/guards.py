@@ -53,6 +53,7 @@ class Guard:
         "_allowance",
         "_base",
         "_entered",
+        "_judged",
         "_max_bytes",
         "_override",
         "_user",
@@ -83,6 +84,7 @@ class Guard:
         self.closing = False
         """Whether the socket is being closed by a limit or a ban: its messages are swallowed."""
         self.loop = asyncio.get_running_loop()
+        self._judged = False
         self._entered = False
         self._user: str | None = None
         self._base = _EVERYTHING_OFF
@@ -124,7 +126,11 @@ class Guard:
         """Count the socket among those of its network at ``now`` (seconds, monotonic), or return why it must not come in."""
         if self._entered:
             return None
+        # First: whoever changes the table from now on sees that this socket may have been judged by the
+        # old one, and closes it. Before that, the new table is the one it will be judged by.
+        self._judged = True
         if bans.watch.table.bans_address(self.address, time.time()):
+            self._judged = False
             return BANNED
         refusal = door.enter(self.network, settings, now)
         self._entered = refusal is None
@@ -137,14 +143,14 @@ class Guard:
         To be called before the socket is accepted, where its user is known.
 
         """
-        if self._user is not None:
-            door.leave_user(self._user, self)
-            self._user = None
+        self._leave_user()
+        self._user = user_key  # first, as above
         if bans.watch.table.bans_user(user_key, time.time()):
+            self._user = None
             return BANNED
         refusal, replaced = door.enter_user(user_key, self, get_settings())
-        if refusal is None:
-            self._user = user_key
+        if refusal is not None:
+            self._user = None
         for older in replaced:
             older.close_soon(REPLACED)
         return refusal
@@ -162,9 +168,10 @@ class Guard:
             self.loop.call_soon_threadsafe(self.close, reason)
 
     def is_banned(self, table: bans.BanTable, now: float) -> bool:
-        """Return whether ``table`` bans this socket at ``now`` (seconds since the epoch)."""
-        return table.bans_address(self.address, now) or (
-            self._user is not None and table.bans_user(self._user, now)
+        """Return whether ``table`` bans this socket, which came in, at ``now`` (seconds since the epoch)."""
+        user = self._user
+        return (self._judged and table.bans_address(self.address, now)) or (
+            user is not None and table.bans_user(user, now)
         )
 
     def release(self) -> None:
@@ -172,6 +179,9 @@ class Guard:
         if self._entered:
             door.leave(self.network)
             self._entered = False
+        self._leave_user()
+
+    def _leave_user(self) -> None:
         if self._user is not None:
             door.leave_user(self._user, self)
             self._user = None

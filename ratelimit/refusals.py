@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -84,6 +85,8 @@ async def _deny(refusal: Refusal, send: Send) -> None:
     try:
         await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": body})
+        # uvicorn logs an error for an application that returns before the transport has noticed its end.
+        await asyncio.sleep(0)
     except OSError:
         # The client did not wait for its answer (ASGI 2.4).
         return

@@ -39,6 +39,7 @@ class Connection:
         "_cleared",
         "_force",
         "accepted",
+        "asked_at",
         "bytes_in",
         "bytes_out",
         "closed",
@@ -97,7 +98,7 @@ class Connection:
         self.accepted = self.closed = False
         self.opened_at = time.time()
         self.opened = self.last_heard = self.last_message = time.monotonic()
-        self.pinged_at = 0.0
+        self.pinged_at = self.asked_at = 0.0
         self.rtt: float | None = None
         self.heartbeat: Any = None
         """Where the heartbeat worker keeps its place for this socket."""
@@ -166,6 +167,8 @@ class Connection:
     def ping(self, how: str) -> None:
         """Ask the peer whether it lives; legal where it can be asked."""
         self.pinged_at = time.monotonic()
+        if self.asked_at <= self.last_heard:
+            self.asked_at = self.pinged_at
         if how != "message" and self.transport.can_ping:
             self.transport.ping()
         else:
@@ -250,15 +253,16 @@ class Connection:
         )
 
     def _keep(self, frame: Frame) -> bool:
-        outcome = self.outbox.put(frame)
-        if outcome == "kept":
-            return True
-        counters = self.node.counters
-        counters.slow(self.outbox.policy)
-        counters.messages_failed += 1
+        outbox, counters = self.outbox, self.node.counters
+        dropped = outbox.dropped
+        outcome = outbox.put(frame)
+        given_up = 1 if outcome == "overflow" else outbox.dropped - dropped
+        if given_up:
+            counters.slow(outbox.policy, given_up)
+            counters.messages_failed += given_up
         if outcome == "overflow":
             self.close(TOO_SLOW)
-        return False
+        return outcome == "kept"
 
 
 def _closing(reason: CloseReason, retry_after: float | None) -> Frame:

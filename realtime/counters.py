@@ -29,9 +29,9 @@ class Counters:
         """Count a closed connection under the name of its close code."""
         self.disconnections[name] = self.disconnections.get(name, 0) + 1
 
-    def slow(self, policy: str) -> None:
-        """Count a message, or a socket, given up because its reader was slow."""
-        self.slow_consumers[policy] = self.slow_consumers.get(policy, 0) + 1
+    def slow(self, policy: str, given_up: int) -> None:
+        """Count messages given up because their reader was slow."""
+        self.slow_consumers[policy] = self.slow_consumers.get(policy, 0) + given_up
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,9 @@ class Signs:
     last_heard: float
     last_message: float
     pinged_at: float
+    """When it was asked the last time; 0 if it never was."""
+    asked_at: float
+    """When it was asked first since it was last heard."""
 
 
 def verdict(patience: Patience, signs: Signs, now: float) -> tuple[Action | None, float]:
@@ -48,7 +51,9 @@ def verdict(patience: Patience, signs: Signs, now: float) -> tuple[Action | None
     Return what is to be done at ``now``, and when to look again.
 
     Silence is counted from the last thing heard from the peer, never from what was sent to it, so the
-    timeout that is configured is the timeout that happens.
+    timeout that is configured is the timeout that happens. But nobody is called silent who was not
+    asked: where the asking came late, because this process or the worker stood still, the peer has as
+    long to answer as it has otherwise.
 
     """
     if patience.age and now >= signs.opened + patience.age:
@@ -60,14 +65,17 @@ def verdict(patience: Patience, signs: Signs, now: float) -> tuple[Action | None
         ends.append(signs.opened + patience.age)
     if patience.idle:
         ends.append(signs.last_message + patience.idle)
-    if patience.timeout:
-        if now >= signs.last_heard + patience.timeout:
+    if patience.timeout and signs.asked_at > signs.last_heard:
+        end = max(signs.last_heard + patience.timeout, signs.asked_at + patience.timeout - patience.interval)
+        if now >= end:
             return "silent", now
-        ends.append(signs.last_heard + patience.timeout)
+        ends.append(end)
     if not patience.interval:
         return None, min(ends, default=float("inf"))
     asked = max(signs.last_heard, signs.pinged_at)
     if now >= asked + patience.interval:
+        if patience.timeout and signs.asked_at <= signs.last_heard:
+            ends.append(max(signs.last_heard + patience.timeout, now + patience.timeout - patience.interval))
         return "ping", min([now + patience.interval, *ends])
     return None, min([asked + patience.interval, *ends])
 
@@ -208,4 +216,10 @@ def _first(own: float | None, setting: float) -> float:
 
 
 def _signs(connection: Connection) -> Signs:
-    return Signs(connection.opened, connection.last_heard, connection.last_message, connection.pinged_at)
+    return Signs(
+        opened=connection.opened,
+        last_heard=connection.last_heard,
+        last_message=connection.last_message,
+        pinged_at=connection.pinged_at,
+        asked_at=connection.asked_at,
+    )

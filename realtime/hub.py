@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections import deque
@@ -38,6 +39,9 @@ NODE_LEASE = 15.0
 ANNOUNCE_INTERVAL = 5.0
 PRESENCE_DELAY = 0.05
 """Seconds that changes of a room's presence are gathered, so that a reload shows nobody leaving."""
+
+LAYER_PATIENCE = 2.0
+"""Seconds that joining a room waits for a channel layer that does not answer."""
 
 GIVE_UP = 30.0
 """Seconds a message waits for a channel layer that does not answer before it is given up."""
@@ -92,6 +96,7 @@ class Hub:
         self._has_outgoing = asyncio.Event()
         self._peers: dict[str, float] = {}
         self._out_of_sync: set[str] = set()
+        self._subscribed = asyncio.Event()
 
     # What observers see.
 
@@ -271,9 +276,10 @@ class Hub:
         while layer is not None:
             try:
                 if self._channel is None:
-                    self._channel = await layer.new_channel("realtime")
-                    await layer.group_add(EVERYONE, self._channel)
-                    self._out_of_sync.update(self.rooms)
+                    self._channel = await self._subscribe(layer)
+                if failing:
+                    # A Redis that came back without its data has forgotten who is in which group.
+                    await self._renew(layer, self._channel)
                 message = await layer.receive(self._channel)
             except Exception as error:  # noqa: BLE001 - any layer may raise anything
                 if not failing:
@@ -292,18 +298,21 @@ class Hub:
             return
         renew_every = getattr(layer, "group_expiry", 86400) / 3
         renewed = time.monotonic()
+        announced = 0.0
         while True:
-            self.send_remote({"group": EVERYONE, "op": "node"})
+            now = time.monotonic()
+            if now - announced >= ANNOUNCE_INTERVAL:
+                announced = now
+                self.send_remote({"group": EVERYONE, "op": "node"})
             for name in list(self._out_of_sync):
                 self._out_of_sync.discard(name)
                 if room := self.rooms.get(name):
                     await self._sync(room)
-            if time.monotonic() - renewed > renew_every:
-                renewed = time.monotonic()
-                await self._renew()
-            horizon = time.monotonic() - NODE_LEASE
-            self._peers = {name: heard for name, heard in self._peers.items() if heard > horizon}
-            await asyncio.sleep(ANNOUNCE_INTERVAL if not self._out_of_sync else 0.5)
+            if now - renewed > renew_every and self._channel is not None:
+                renewed = now
+                await self._renew(layer, self._channel)
+            self._peers = {name: heard for name, heard in self._peers.items() if heard > now - NODE_LEASE}
+            await asyncio.sleep(1.0)
 
     async def aclose(self) -> None:
         """Leave the channel layer."""
@@ -356,12 +365,14 @@ class Hub:
 
     async def _sync(self, room: Room) -> None:
         """Make the layer's membership what the room needs; one such effort a room at a time."""
-        if self.layer is None or self._channel is None:
-            if self.layer is not None:
-                self._out_of_sync.add(room.name)
-            elif not room.members:
+        if self.layer is None:
+            if not room.members:
                 self.rooms.pop(room.name, None)
             return
+        if not await self._is_subscribed():
+            self._out_of_sync.add(room.name)
+            return
+        layer, channel = self.layer, self._channel
         if room.syncing is not None:
             await asyncio.shield(room.syncing)
             return
@@ -369,8 +380,8 @@ class Hub:
         try:
             while room.subscribed != bool(room.members):
                 wanted = bool(room.members)
-                change: Callable[..., Any] = self.layer.group_add if wanted else self.layer.group_discard
-                await change(room.group, self._channel)
+                change: Callable[..., Any] = layer.group_add if wanted else layer.group_discard
+                await change(room.group, channel)
                 room.subscribed = wanted
         except Exception as error:  # noqa: BLE001 - any layer may raise anything
             self._out_of_sync.add(room.name)
@@ -381,14 +392,28 @@ class Hub:
         if not room.members and not room.subscribed and self.rooms.get(room.name) is room:
             del self.rooms[room.name]
 
-    async def _renew(self) -> None:
-        """Memberships in the layer expire; a live one must not."""
-        assert self.layer is not None  # noqa: S101 - maintenance does not run without one
+    async def _is_subscribed(self) -> bool:
+        """Wait for this process's ear in the channel layer, but not for ever: local delivery needs no layer."""
+        if not self._subscribed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAYER_PATIENCE):
+                    await self._subscribed.wait()
+        return self._subscribed.is_set()
+
+    async def _subscribe(self, layer: Any) -> str:
+        channel = str(await layer.new_channel("realtime"))
+        await layer.group_add(EVERYONE, channel)
+        self._out_of_sync.update(self.rooms)
+        self._subscribed.set()
+        return channel
+
+    async def _renew(self, layer: Any, channel: str) -> None:
+        """Say again which groups this process is in: memberships expire, and a live one must not."""
         try:
-            await self.layer.group_add(EVERYONE, self._channel)
+            await layer.group_add(EVERYONE, channel)
             for room in list(self.rooms.values()):
                 if room.subscribed:
-                    await self.layer.group_add(room.group, self._channel)
+                    await layer.group_add(room.group, channel)
         except Exception as error:  # noqa: BLE001 - any layer may raise anything
             logger.warning("memberships in the channel layer were not renewed", error=str(error))
 

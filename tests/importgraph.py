@@ -76,7 +76,9 @@ class _Reader:
         self.files = files
 
     def imports(self) -> Iterator[Import]:
-        yield from self._walk(ast.parse(self.path.read_text(encoding="utf-8"), str(self.path)), None, typing_only=False)
+        yield from self._walk(
+            ast.parse(self.path.read_text(encoding="utf-8"), str(self.path)), None, typing_only=False
+        )
 
     def _walk(self, node: ast.AST, function: str | None, *, typing_only: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):

@@ -16,7 +16,10 @@ TOWER = ("wsproject", "dashboard", "realtime", "ratelimit")
 OPTIONAL = ("picows", "uvloop", "redis", "channels_redis", "prometheus_client", "opentelemetry")
 """What may be missing at run time, or be exchanged: each is known to one module at most."""
 
-INSIDE_FUNCTIONS: dict[tuple[str, str], str] = {}
+INSIDE_FUNCTIONS = {
+    ("dashboard.apps", "ready"): "models, and what uses them, can be imported once all apps are loaded",
+    ("realtime.server", "install"): "importing daphne brings its reactor, which another server must not get",
+}
 """Imports inside a function that are wanted, (module, function), each with its reason."""
 
 

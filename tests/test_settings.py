@@ -60,7 +60,9 @@ def test_generated_tables_are_current(path):
 
 
 def test_every_table_is_in_the_documentation():
-    written = {name for path in generate.DOCUMENTS for name in generate.names_in(path.read_text(encoding="utf-8"))}
+    written = {
+        name for path in generate.DOCUMENTS for name in generate.names_in(path.read_text(encoding="utf-8"))
+    }
     assert written == set(generate.blocks())
 
 

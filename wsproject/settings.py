@@ -94,7 +94,12 @@ DATABASES = {
 def _channel_layers(redis_url: str | None) -> dict[str, Any]:
     if not redis_url:
         return {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-    return {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [redis_url]}}}
+    return {
+        "default": {
+            "BACKEND": "channels_redis.core.RedisChannelLayer",
+            "CONFIG": {"hosts": [redis_url], "capacity": 10_000},
+        }
+    }
 
 
 CHANNEL_LAYERS = _channel_layers(os.environ.get("REDIS_URL"))

@@ -40,6 +40,7 @@ def demo(request: HttpRequest) -> HttpResponse:
             "max_line": MAX_LINE,
             "echo_interval_ms": sounding_interval(settings),
             "burst": math.floor(settings.messages_per_window * settings.burst_multiplier),
+            "rate": settings.messages_per_window / settings.message_window,
             "operator_pages": [{"title": title, "url": reverse(name)} for title, name in OPERATOR_PAGES],
         },
     )

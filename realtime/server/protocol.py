@@ -28,6 +28,8 @@ logger = logging.getLogger("realtime.server")
 
 LOST = 1006
 """What an application is told when the peer went away without a close frame."""
+_COME_BACK = (1012, 1013)
+"""Close codes that ask a client to come back; before accept that is 503, and all else 403."""
 NO_CODE = 1005
 """What an application is told when the peer's close frame carried no code."""
 
@@ -62,6 +64,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
     _straight: Any = None
     """The socket that bytes may be given to without asking Twisted, where there is one."""
     _turn = -1
+    _last_resort: asyncio.TimerHandle | None = None
     _denial: tuple[int, list[tuple[bytes, bytes]]] | None = None
     _denial_begun = False
 
@@ -219,10 +222,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
             raise ValueError("websocket.send takes either text or bytes.")
         self.put(wire.frame(text if text is not None else bytes(data or b"")))
 
-    def _close_or_reject(self, message: Message) -> None:
-        if self.state == self.STATE_CONNECTING:
-            self.refuse(403, [])
-            return
+    def _close(self, message: Message) -> None:
         code = message.get("code")
         self.close(1000 if code is None else code, message.get("reason") or "")
 
@@ -298,11 +298,14 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
 
     def close(self, code: int, reason: str) -> None:
         """
-        Send a close frame after everything else. Does nothing if the socket is not open.
+        Send a close frame after everything else; before accept, refuse. Does nothing once the end has begun.
 
         ``reason`` is cut to the 123 bytes that fit. Raise ValueError for a code that must not be sent.
 
         """
+        if self.state == self.STATE_CONNECTING:
+            self.refuse(403 if code not in _COME_BACK else 503, [])
+            return
         if not wire.may_be_sent(code):
             raise ValueError(
                 f"Close code {code!r} cannot be sent. Use 1000 to 1014 (not 1004 to 1006) or 3000 to 4999."
@@ -419,6 +422,8 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
             return
         self.is_connected = False
         self._straight = None
+        if self._last_resort is not None:
+            self._last_resort.cancel()
         if self.closedByMe:
             self._tell(self.localCloseCode, (self.localCloseReason or b"").decode())
         elif wasClean:
@@ -428,6 +433,15 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
         self.link.release()
         self.server.protocol_disconnected(self)
         self._log_action("disconnected")
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """End the TCP connection: after all that was written, unless ``abort``."""
+        # After a close handshake autobahn aborts, and the reset can overtake the close frame.
+        super().dropConnection(abort and not self.wasClean)
+        if self._last_resort is None and self.is_connected:
+            # A peer that does not read would keep what is left for it, and with it the connection, for ever.
+            loop = asyncio.get_running_loop()
+            self._last_resort = loop.call_later(self.closeHandshakeTimeout, self.transport.abortConnection)
 
     def _tell(self, code: int, reason: str) -> None:
         """Tell the application of the end, once."""
@@ -469,7 +483,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
 _ACTS: dict[str, Callable[[WebSocketProtocol, Message], None]] = {
     "websocket.send": WebSocketProtocol._send_message,
     "websocket.accept": WebSocketProtocol._accept,
-    "websocket.close": WebSocketProtocol._close_or_reject,
+    "websocket.close": WebSocketProtocol._close,
     "websocket.http.response.start": WebSocketProtocol._start_refusal,
     "websocket.http.response.body": WebSocketProtocol._continue_refusal,
 }

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import daphne.server
-from twisted.internet import defer, reactor
+from twisted.internet import defer
+from twisted.internet import reactor as installed_reactor
 
 from realtime import nodes
 from realtime.close_codes import CloseReason
@@ -22,6 +23,9 @@ from realtime.server.protocol import WebSocketProtocol, message_limits
 from realtime.server.requests import HTTPFactory
 
 logger = logging.getLogger("realtime.server")
+
+reactor: Any = installed_reactor
+"""Any, because what Twisted says of its types is for a plugin of mypy that is no more."""
 
 RELOAD_SECONDS = 3.0
 """How long a development server that reloads itself waits for its sockets."""
@@ -62,7 +66,6 @@ class Server(daphne.server.Server):
         self.websocket_max_frame_size: int = sizes[1]
         self.draining = False
         self.turns = Turns()
-        self.listen_failure: BaseException | None = None
         self.native: NativeHalf | None = None
         self._ports: list[Any] = []
         self._finished = threading.Event()
@@ -106,11 +109,6 @@ class Server(daphne.server.Server):
         if self.native is not None:
             self.native.take(port)
         super().listen_success(port)
-
-    def listen_error(self, failure: Any) -> None:
-        """Keep what went wrong for the command that started this."""
-        self.listen_failure = failure.value
-        super().listen_error(failure)
 
     # Applications.
 

@@ -42,6 +42,11 @@ class DaphneTransport:
         return self._protocol.buffered_bytes()
 
     @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return bool(self._protocol.state != self._protocol.STATE_OPEN)
+
+    @property
     def is_open(self) -> bool:
         """Whether the peer is still there, be it that it has not answered a close frame."""
         return self._protocol.is_connected

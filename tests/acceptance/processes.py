@@ -72,13 +72,7 @@ class ServerProcess:
         self.port = port
         self._folder = tempfile.TemporaryDirectory(prefix="channels-ops-server-")
         self._files = {name: Path(self._folder.name) / name for name in ("stdout", "stderr")}
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONWARNINGS": "default",
-            **(environment or {}),
-        }
+        self._environment = _environment(environment)
         self.process: subprocess.Popen[bytes]
 
     def __enter__(self) -> Self:
@@ -155,6 +149,14 @@ class ServerProcess:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def child(self) -> int:
+        """Return the pid of the one process that this one has started: a reloader runs the server there."""
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid)], capture_output=True, check=True, text=True
+        )
+        (pid,) = found.stdout.split()
+        return int(pid)
+
     def send_signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal and return at once."""
         self.process.send_signal(number)
@@ -171,13 +173,25 @@ class ServerProcess:
         return Ended(code, self.stdout, self.stderr, time.monotonic() - started)
 
 
+def _environment(own: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the environment of a server: ours, but with the settings that it would choose by itself."""
+    inherited = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    return {
+        **inherited,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "default",
+        **(own or {}),
+    }
+
+
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None, seconds: float = 30.0) -> Ended:
     """Run a command that ends by itself, and return how it ended."""
     started = time.monotonic()
     done = subprocess.run(
         list(command),
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        env=_environment(environment),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=seconds,

@@ -16,6 +16,8 @@ from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 from tests.acceptance.processes import Ended, ServerProcess, daphne, free_port, manage, run
 
 PASSWORD = "correct-horse-battery"
+# The demonstration's own settings, not those of this test run.
+PROJECT = {"DJANGO_SETTINGS_MODULE": "wsproject.settings", "SECRET_KEY": "tests"}
 BROWSER_OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -57,7 +59,7 @@ class Demo:
 def prepared_database(tmp_path_factory) -> Path:
     """A migrated database with the demo admin in it."""
     path = tmp_path_factory.mktemp("demo") / "db.sqlite3"
-    environment = {"SQLITE_PATH": str(path), "SECRET_KEY": "tests", "DEMO_ADMIN_PASSWORD": PASSWORD}
+    environment = {**PROJECT, "SQLITE_PATH": str(path), "DEMO_ADMIN_PASSWORD": PASSWORD}
     for words in (("migrate", "--noinput", "--verbosity", "0"), ("demo_admin",)):
         done = run(manage(*words), environment)
         assert done.code == 0, done.stderr
@@ -71,9 +73,8 @@ def stage(prepared_database, tmp_path) -> Iterator[Demo]:
     shutil.copy(prepared_database, database)
     demo = Demo(
         {
-            "DJANGO_SETTINGS_MODULE": "wsproject.settings",
+            **PROJECT,
             "SQLITE_PATH": str(database),
-            "SECRET_KEY": "tests",
             "REALTIME_RECONNECT_SPREAD": "1",
             "DASHBOARD_REFRESH_INTERVAL": "0.5",
         }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import Page, expect
+
+from realtime.close_codes import REASONS, UNAUTHENTICATED
 
 pytestmark = pytest.mark.browser
 
@@ -126,15 +130,27 @@ async def test_chat_waits_as_the_limit_asks_and_delivers_everything_once(stage, 
 async def test_flood_is_warned_then_closed_with_4429_and_comes_back(demo, open_window, complaints):
     page = await open_window()
     await live(page)
+    # What is shown for a moment only is written down, so that a slow machine misses none of it.
+    await page.evaluate(
+        """() => {
+            window.shown = { state: [], left: [], wait: [] };
+            for (const [name, texts] of Object.entries(shown)) {
+                const element = document.getElementById(`flood-${name}`);
+                new MutationObserver(() => texts.push(element.textContent)).observe(element, { childList: true });
+            }
+        }"""
+    )
     await page.get_by_role("button", name="Start flooding").click()
     state = page.locator("#flood-state")
-    await expect(state).to_contain_text("Soft warning: 60 messages in 60 s", timeout=20_000)
-    await expect(page.locator("#flood-wait")).to_contain_text("s")
-    await expect(page.locator("#flood-left")).to_have_text("2")
-    await expect(state).to_contain_text("Closed with 4429", timeout=20_000)
-    await expect(page.locator("#flood-refused")).not_to_have_text("0")
+    await expect(state).to_contain_text("Closed with 4429, and back after", timeout=30_000)
+    shown = await page.evaluate("shown")
+    warnings = [text for text in shown["state"] if text.startswith("Soft warning: 60 messages in 60 s")]
+    assert any("2 warnings left" in text for text in warnings)
+    assert any(text.startswith("Closed with 4429. Too many messages") for text in shown["state"])
+    assert "2" in shown["left"]
+    assert any(text.endswith(" s") for text in shown["wait"])
     assert int(await page.locator("#flood-accepted").inner_text()) >= 120
-    await expect(state).to_contain_text("Back after", timeout=20_000)
+    assert int(await page.locator("#flood-refused").inner_text()) >= 2
     await expect(page.locator("#pill")).to_have_attribute("data-state", "live")
     assert complaints.seen == []
 
@@ -143,7 +159,7 @@ async def test_flood_without_a_limit_ends_by_itself(stage, open_window):
     await stage.start(RATELIMIT_MESSAGES_PER_WINDOW="0")
     page = await open_window()
     await page.get_by_role("button", name="Start flooding").click()
-    await expect(page.locator("#flood-state")).to_contain_text("sets no such limit", timeout=60_000)
+    await expect(page.locator("#flood-state")).to_contain_text("sets no such limit", timeout=20_000)
 
 
 # Echo sounder
@@ -151,7 +167,7 @@ async def test_flood_without_a_limit_ends_by_itself(stage, open_window):
 
 async def test_echo_sounder_plots_and_says_what_it_measures(demo, open_window):
     page = await open_window()
-    await expect(page.locator("#echo-count")).to_have_text("8")
+    await expect(page.locator("#echo-count")).to_have_text(re.compile(r"^([89]|\d\d)$"))
     await expect(page.locator("#echo-p50")).to_contain_text("ms")
     await expect(page.locator("#echo-p99")).to_contain_text("ms")
     await expect(page.get_by_role("img", name="half came back within")).to_be_visible()
@@ -200,18 +216,20 @@ async def test_operator_disconnects_one_window_which_says_so(demo, open_window, 
     await expect(other.locator("#notice")).to_be_hidden()
 
 
-@pytest.mark.parametrize(
-    ("code", "stops"),
-    [(1000, True), (1007, True), (1008, True), (1009, True), (4400, True), (4403, True), (4409, True), (4410, True)]
-    + [(code, False) for code in (1001, 1006, 1011, 1012, 1013, 4401, 4408, 4413, 4429, 4503, 4999)],
-)
-async def test_close_code_decides_whether_the_page_comes_back(demo, open_window, code, stops):
+async def test_page_comes_back_after_the_closes_the_server_means_as_temporary(demo, open_window):
     page = await open_window()
-    meaning = await page.evaluate(
-        "async (code) => (await import('/static/demo/socket.js')).meaning(code)", code
+    codes = [*(reason.code for reason in REASONS), 1006, 4999]
+    meanings = await page.evaluate(
+        """async (codes) => {
+            const { meaning } = await import('/static/demo/socket.js');
+            return codes.map(meaning);
+        }""",
+        codes,
     )
-    assert meaning["stop"] is stops
-    assert meaning["words"]
+    final = {code for code, meaning in zip(codes, meanings, strict=True) if meaning["stop"]}
+    # Whoever is no longer signed in may still come in as a visitor.
+    assert final == {reason.code for reason in REASONS if not reason.retry} - {UNAUTHENTICATED.code}
+    assert all(meaning["words"].endswith(".") for meaning in meanings)
 
 
 async def test_backoff_doubles_up_to_a_ceiling_with_full_jitter(demo, open_window):

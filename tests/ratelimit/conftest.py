@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from asgiref.sync import SyncToAsync
+from django.db import connections
 
 from ratelimit import bans, counters, guards, logs
 from ratelimit.admission import Admission
@@ -20,6 +22,19 @@ def unvisited_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(logs, "_gate", logs.LogGate())
     yield
     assert not guards.open_guards, "a socket of this test was never let go"
+
+
+@pytest.fixture(autouse=True)
+def no_connection_is_left_open() -> Iterator[None]:
+    """
+    The thread in which consumers reach the database keeps no connection for the next test.
+
+    Channels does not close it while its communicator runs, and pytest-django fails whoever meets it
+    later without being allowed to use the database.
+
+    """
+    yield
+    SyncToAsync.single_thread_executor.submit(connections.close_all).result()
 
 
 class Clock:

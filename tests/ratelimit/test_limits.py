@@ -53,7 +53,9 @@ class TestLimits:
         class RouteLimits(Limits):
             patience: float | None = None
 
-        assert RouteLimits(messages_per_window=5, patience=-1.0).filled(Numbers()) == Numbers(messages_per_window=5)
+        assert RouteLimits(messages_per_window=5, patience=-1.0).filled(Numbers()) == Numbers(
+            messages_per_window=5
+        )
 
 
 class TestMeter:
@@ -241,7 +243,9 @@ class TestAllowance:
 
     def test_the_burst_holds_for_each_budget(self):
         allowance = Allowance(
-            numbers(messages_per_window=2, bytes_per_window=50, system_messages_per_window=3, burst_multiplier=2.0)
+            numbers(
+                messages_per_window=2, bytes_per_window=50, system_messages_per_window=3, burst_multiplier=2.0
+            )
         )
         assert [allowance.spend(0, False, 0.0) is None for _ in range(5)] == [True] * 4 + [False]
         assert [allowance.spend(0, True, 0.0) is None for _ in range(7)] == [True] * 6 + [False]
@@ -269,7 +273,9 @@ class TestAllowance:
         size=st.integers(0, 200),
         window=st.floats(0.1, 100),
         multiplier=st.floats(1, 5),
-        steps=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 300), st.booleans()), min_size=1, max_size=40),
+        steps=st.lists(
+            st.tuples(st.floats(0, 1), st.integers(0, 300), st.booleans()), min_size=1, max_size=40
+        ),
     )
     def test_who_waits_as_long_as_told_is_served(self, messages, size, window, multiplier, steps):
         """F3, with all budgets at once."""

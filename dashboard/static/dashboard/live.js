@@ -235,6 +235,20 @@
         plan();
     }
 
+    /* A filter menu closes as menus do: on Escape, which gives the focus back, and on a click elsewhere. */
+    function closeMenus(event) {
+        document.querySelectorAll('.ops-filter[open]').forEach((menu) => {
+            if (event.type === 'click' ? !menu.contains(event.target) : event.key === 'Escape') {
+                menu.open = false;
+                if (menu.contains(document.activeElement)) {
+                    menu.querySelector('summary').focus();
+                }
+            }
+        });
+    }
+
+    document.addEventListener('click', closeMenus);
+    document.addEventListener('keydown', closeMenus);
     document.addEventListener('DOMContentLoaded', () => {
         const bar = document.querySelector('[data-ops-live]');
         if (bar) {

@@ -9,10 +9,24 @@ import os
 from typing import Any
 
 from channels.routing import get_default_application
+from daphne.endpoints import build_endpoint_description_strings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from realtime.server.server import Server
+
 DEFAULT_PORT = 8000
+
+
+class LaunchedServer(Server):
+    """Leaves it to the command to say why the port could not be had."""
+
+    listen_failure: BaseException | None = None
+
+    def listen_error(self, failure: Any) -> None:
+        """Keep what went wrong, and do not start."""
+        self.listen_failure = failure.value
+        self.stop()
 
 
 class Command(BaseCommand):
@@ -35,17 +49,12 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve, and return when the server has ended in order."""
-        # Imported here because importing daphne installs its reactor, and every command imports this module's package.
-        from daphne.endpoints import build_endpoint_description_strings
-
-        from realtime.server.server import Server
-
         host: str = options["host"]
         port: int = options["port"]
         if options["verbosity"] < 2:
             # What it says at INFO while starting (no HTTP/2, which endpoint) is said better by one line of ours.
             logging.getLogger("daphne.server").setLevel(logging.WARNING)
-        server: Server = Server(
+        server: LaunchedServer = LaunchedServer(
             application=_application(),
             endpoints=build_endpoint_description_strings(host=host, port=port),
             ready_callable=lambda: self._tell_ready(server),
@@ -55,7 +64,7 @@ class Command(BaseCommand):
         if server.listen_failure is not None:
             raise CommandError(_explain(server.listen_failure, host, port))
 
-    def _tell_ready(self, server: Any) -> None:
+    def _tell_ready(self, server: LaunchedServer) -> None:
         for host, port in server.listening_addresses:
             self.stdout.write(f"Serving http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops)")
         self.stdout.flush()

@@ -3,31 +3,40 @@
 import { LiveSocket } from "./socket.js";
 import { counted, secondsUntil } from "./words.js";
 
-const FAST = 25;
+/** Milliseconds between two waves of messages. */
+const WAVE = 25;
+/** Messages a second at least, and how many times the limit, whichever is more. */
+const RATE = 40;
+const TIMES = 4;
+/** Messages a second where there is no limit. */
+const UNLIMITED = 400;
 /** Once the server has refused something the pace drops, so that each warning can be seen. Milliseconds. */
 const SLOW = 300;
 /** A server without a limit would be flooded for ever. */
 const ENOUGH = 1500;
 const PROBE = "are you there?";
-const RATE_LIMITED = 4429;
 
 export class Flood {
   #socket = null;
   #element;
   #burst;
+  #wave;
   #phase = "idle";
   #sent = 0;
   #accepted = 0;
   #refused = 0;
   #left = null;
   #waitUntil = 0;
+  #pause = WAVE;
   #timer = 0;
   #frame = 0;
   #closedAt = 0;
+  #closedBy = null;
 
-  /** `burst` is how many messages the server takes at once; 0 where it sets no limit. */
-  constructor(burst, element) {
+  /** `burst` is how many messages the server takes at once, `rate` how many a second; 0 where it sets no limit. */
+  constructor(burst, rate, element) {
     this.#burst = burst;
+    this.#wave = Math.ceil(((rate ? Math.max(RATE, TIMES * rate) : UNLIMITED) * WAVE) / 1000);
     this.#element = element;
     element.toggle.addEventListener("click", () => (this.#phase === "idle" ? this.#start() : this.#stop()));
   }
@@ -36,6 +45,9 @@ export class Flood {
     this.#sent = this.#accepted = this.#refused = 0;
     this.#left = null;
     this.#waitUntil = 0;
+    this.#pause = WAVE;
+    this.#closedBy = null;
+    this.#closedAt = 0;
     this.#phase = "opening";
     this.#say("Opening a connection.", "calm");
     this.#socket = new LiveSocket("/ws/echo/");
@@ -81,9 +93,9 @@ export class Flood {
     }
     this.#phase = "closed";
     this.#closedAt ||= performance.now();
+    this.#closedBy ??= code;
     this.#waitUntil = until;
-    const reason = code === RATE_LIMITED ? "too many messages after the warnings" : words;
-    this.#say(`Closed with ${code}: ${reason}. Coming back when the server allows it.`, "alarm");
+    this.#say(`Closed with ${code}. ${words} Coming back when the server allows it.`, "alarm");
   }
 
   #pour() {
@@ -92,15 +104,14 @@ export class Flood {
       this.#stop(`${ENOUGH} messages and no objection: this server sets no such limit.`, "calm");
       return;
     }
-    this.#socket.send(`flood ${++this.#sent}`);
-    this.#timer = setTimeout(() => this.#pour(), this.#refused ? SLOW : FAST);
+    for (let drops = this.#refused ? 1 : this.#wave; drops > 0; drops -= 1) this.#socket.send(`flood ${++this.#sent}`);
+    this.#timer = setTimeout(() => this.#pour(), this.#pause);
   }
 
   #echoed(text) {
     if (text === PROBE) {
       const away = ((performance.now() - this.#closedAt) / 1000).toFixed(1);
-      this.#closedAt = 0;
-      this.#stop(`Back after ${away} s: the server answers again.`, "good");
+      this.#stop(`Closed with ${this.#closedBy}, and back after ${away} s: the server answers again.`, "good");
     } else {
       this.#accepted += 1;
     }
@@ -111,6 +122,8 @@ export class Flood {
     this.#refused += 1;
     this.#left = data.violations_left;
     this.#waitUntil = performance.now() + data.retry_after * 1000;
+    // Quick enough that the next few come before the server would take one again.
+    this.#pause = Math.min(SLOW, (data.retry_after * 1000) / TIMES);
     const next = this.#left > 0 ? `${counted(this.#left, "warning")} left.` : "The next refusal closes.";
     this.#say(`Soft warning: ${data.limit} messages in ${data.window} s is the limit. ${next}`, "warn");
   }

@@ -5,7 +5,7 @@ import { Sounder } from "./echo.js";
 import { Flood } from "./flood.js";
 
 const element = (id) => document.getElementById(id);
-const { room, echoInterval, burst } = document.body.dataset;
+const { room, echoInterval, burst, rate } = document.body.dataset;
 
 const chat = new Chat(room, {
   announcer: element("announcer"),
@@ -28,7 +28,7 @@ const chat = new Chat(room, {
 });
 chat.start();
 
-new Flood(Number(burst), {
+new Flood(Number(burst), Number(rate), {
   accepted: element("flood-accepted"),
   left: element("flood-left"),
   refused: element("flood-refused"),

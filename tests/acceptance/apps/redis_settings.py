@@ -1,0 +1,15 @@
+"""The smallest project, with a channel layer that crosses processes."""
+
+from __future__ import annotations
+
+import os
+
+from tests.acceptance.apps.settings import *
+
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "CONFIG": {"hosts": [os.environ["REDIS_URL"]], "capacity": 10_000},
+    }
+}
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}

@@ -1,0 +1,380 @@
+"""What README.md and docs/ tell a reader to do, done: their examples are made into projects, served, and talked to."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import http.cookiejar
+import json
+import os
+import re
+import signal
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import async_playwright
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from docs.generate import DOCUMENTS, ROOT
+from tests.acceptance import processes
+from tests.acceptance.processes import ServerProcess, free_port
+from tests.documentation import Block, Project, blocks, blocks_of
+
+BLOCKS = list(blocks())
+CODE = [block for block in BLOCKS if block.language in ("python", "js")]
+
+TIMEOUT = 10.0
+"""Seconds that anything may take to happen."""
+
+
+def made(name: str, folder: Path, *apps: str, settings: str = "") -> Project:
+    """Return the project ``name`` with every example that belongs to it, migrated."""
+    project = Project(name, folder)
+    project.start(*apps)
+    for block in CODE:
+        if block.language == "python" and block.path.split("/")[0] in (name, *apps):
+            project.write(block)
+    with (folder / name / "settings.py").open("a") as file:
+        file.write(settings)
+    project.environment["PYTHONPATH"] += f"{os.pathsep}{ROOT}"
+    project.environment["DJANGO_SETTINGS_MODULE"] = f"{name}.settings"
+    project.python("manage.py", "migrate", "--verbosity", "0")
+    return project
+
+
+@pytest.fixture(scope="module")
+def mysite(tmp_path_factory) -> Project:
+    # All of these tests come from one address, many in a minute.
+    return made(
+        "mysite", tmp_path_factory.mktemp("mysite"), "chat", settings="RATELIMIT_CONNECTIONS_PER_WINDOW = 0\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def server(mysite) -> Iterator[ServerProcess]:
+    with ServerProcess(*daphne(mysite)) as running:
+        yield running
+
+
+def daphne(project: Project) -> tuple[list[str], int, dict[str, str]]:
+    """Return how to serve a project as the README does."""
+    port = free_port()
+    return processes.daphne(f"{project.name}.asgi:application", port), port, project.environment
+
+
+def talk(server: ServerProcess, path: str, **options: object) -> connect:
+    return connect(f"{server.ws}{path}", origin=server.url, proxy=None, **options)
+
+
+async def expect(socket: ClientConnection, wanted: str) -> dict:
+    """Return the next message of a type, passing over others."""
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            message = json.loads(await socket.recv())
+            if message["type"] == wanted:
+                return message
+
+
+async def closed(socket: ClientConnection) -> int:
+    """Read until the socket is closed and return the code."""
+    async with asyncio.timeout(TIMEOUT):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await socket.recv()
+    frame = socket.protocol.close_rcvd
+    assert frame is not None, "the socket was dropped without a close frame"
+    return frame.code
+
+
+def fetch(url: str, **headers: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+# The examples as such.
+
+
+@pytest.mark.parametrize("block", CODE, ids=str)
+def test_example_says_which_file_it_is(block: Block):
+    assert block.path, f"{block}: begin with a comment such as # chat/consumers.py"
+
+
+@pytest.mark.parametrize("block", [block for block in CODE if block.language == "python"], ids=str)
+def test_example_is_used_here(block: Block):
+    assert block.path.split("/")[0] in ("mysite", "chat", "alone", "client.py"), (
+        f"nothing here runs {block.path}"
+    )
+
+
+def test_no_file_is_given_twice():
+    files = [block.path for block in CODE if not block.adds]
+    assert sorted(files) == sorted(set(files))
+
+
+def test_an_example_without_a_file_is_noticed():
+    (named, unnamed, added) = blocks_of(
+        "x.md", "```python\n# a/b.py\n1\n```\n\n```python\n1\n```\n```python\n# a/c.py (add)\n```\n"
+    )
+    assert (named.path, named.line, unnamed.path, added.path, added.adds) == ("a/b.py", 1, "", "a/c.py", True)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path):
+    text = document.read_text(encoding="utf-8")
+    missing = []
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name) if name else document
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text(encoding="utf-8"))):
+            missing.append(target)
+    assert missing == []
+
+
+def anchors(text: str) -> set[str]:
+    """Return what GitHub calls the headings."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+# The project of the quick start.
+
+
+def test_project_passes_its_checks(mysite):
+    assert "no issues" in mysite.python("manage.py", "check")
+
+
+def test_every_module_can_be_imported(mysite):
+    paths = {block.path for block in CODE if block.path.startswith("chat/") and block.language == "python"}
+    names = ", ".join(path.removesuffix(".py").replace("/", ".") for path in sorted(paths))
+    mysite.python("-c", f"import django; django.setup(); import {names}")
+
+
+def test_its_own_tests_pass(mysite):
+    assert "OK" in mysite.python("manage.py", "test")
+
+
+async def test_a_line_reaches_both_windows(server):
+    async with talk(server, "/ws/chat/lobby/") as ada, talk(server, "/ws/chat/lobby/") as bob:
+        joined = await expect(bob, "system.joined")
+        assert joined["data"]["room"] == "chat.lobby"
+        assert len(joined["data"]["presence"]) == 2
+        await ada.send('{"type": "chat.send", "data": {"text": "hello"}}')
+        for socket in (ada, bob):
+            line = await expect(socket, "chat.line")
+            assert line["data"]["text"] == "hello"
+            assert line["data"]["user"].startswith("guest-")
+
+
+@pytest.mark.parametrize("data", ['{"text": ""}', '{"text": 1}', "{}", json.dumps({"text": "x" * 1001})])
+async def test_a_wrong_payload_costs_a_message_and_not_the_socket(server, data):
+    async with talk(server, "/ws/chat/errors/") as socket:
+        await socket.send(f'{{"type": "chat.send", "data": {data}}}')
+        error = await expect(socket, "system.error")
+        assert (error["data"]["code"], error["data"]["errors_left"]) == ("bad_payload", 9)
+        await socket.send('{"type": "chat.send", "data": {"text": "still here"}}')
+        assert (await expect(socket, "chat.line"))["data"]["text"] == "still here"
+
+
+async def test_the_python_client_sees_its_line_acknowledged(server, mysite):
+    (client,) = (block for block in CODE if block.path == "client.py")
+    code = client.code.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+    printed = await asyncio.to_thread(mysite.python, "-c", code)
+    assert "chat.line {'user': 'guest-" in printed
+    assert printed.splitlines()[-1].startswith("system.ack")
+
+
+@pytest.mark.browser
+async def test_the_browser_code_prints_its_line(server, chromium_path):
+    (script,) = (block for block in CODE if block.path == "chat.js")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium_path, args=["--no-sandbox"])
+        page = await browser.new_page()
+        await page.goto(f"{server.url}/health/live")
+        async with page.expect_console_message(
+            lambda message: message.text.endswith(": hello"), timeout=10_000
+        ):
+            await page.evaluate(f"() => {{ {script.code} }}")
+        await browser.close()
+
+
+async def test_a_view_publishes_to_the_room(server):
+    async with talk(server, "/ws/chat/news/") as socket:
+        await expect(socket, "system.joined")
+        assert await asyncio.to_thread(post_announcement, server, "news", "dinner") == {
+            "targets": 1,
+            "failed": 0,
+        }
+        assert (await expect(socket, "chat.notice"))["data"] == {"text": "dinner"}
+
+
+def post_announcement(server: ServerProcess, name: str, text: str) -> dict:
+    """POST as a browser does, with the token of a form."""
+    cookies = http.cookiejar.CookieJar()
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+    opener.open(f"{server.url}/admin/login/", timeout=TIMEOUT).close()
+    token = next(cookie.value for cookie in cookies if cookie.name == "csrftoken")
+    data = urllib.parse.urlencode({"text": text, "csrfmiddlewaretoken": token}).encode()
+    with opener.open(f"{server.url}/announce/{name}/", data, timeout=TIMEOUT) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.mark.parametrize("message", ["text", b"binary"], ids=["text", "binary"])
+async def test_the_function_echoes(server, message):
+    async with talk(server, "/ws/echo/") as socket:
+        await socket.send(message)
+        assert await asyncio.wait_for(socket.recv(), TIMEOUT) == message
+
+
+async def test_a_plain_consumer_is_limited(server):
+    async with talk(server, "/ws/shout/") as socket:
+        for _ in range(5):
+            await socket.send("quiet")
+            assert await asyncio.wait_for(socket.recv(), TIMEOUT) == "QUIET"
+        await refused_twice_then_closed(socket, window=60, limit=5)
+
+
+async def refused_twice_then_closed(socket: ClientConnection, *, window: float, limit: int) -> None:
+    for left in (2, 1):
+        await socket.send("one too many")
+        told = (await expect(socket, "system.rate_limited"))["data"]
+        assert 0 < told.pop("retry_after") <= window / limit
+        assert told == {"limit": limit, "window": window, "scope": "messages", "violations_left": left}
+    await socket.send("and the last")
+    assert await closed(socket) == 4429
+
+
+async def test_a_banned_user_is_sent_home(server, mysite):
+    session = mysite.python("-c", MAKE_USER).strip()
+    cookie = {"Cookie": f"sessionid={session}"}
+    async with talk(server, "/ws/chat/lobby/", additional_headers=cookie) as socket:
+        await socket.send('{"type": "chat.send", "data": {"text": "hello"}}')
+        assert (await expect(socket, "chat.line"))["data"]["user"] == "eve"
+        await asyncio.to_thread(mysite.python, "-c", BAN_USER)
+        assert await closed(socket) == 1008
+
+
+SET_UP = "import django; django.setup()\nfrom django.contrib.auth.models import User\n"
+MAKE_USER = f"""{SET_UP}
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.sessions.backends.db import SessionStore
+user = User.objects.create_user("eve")
+session = SessionStore()
+session[SESSION_KEY] = str(user.pk)
+session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+session.save()
+print(session.session_key)
+"""
+BAN_USER = f"""{SET_UP}
+from chat.moderation import send_home
+moderator = User.objects.create_user("mod")
+assert send_home(User.objects.get(username="eve"), moderator).in_force()
+"""
+
+
+def test_pages_for_probes_and_programs_answer(server):
+    assert fetch(f"{server.url}/health/live") == (200, '{"status": "live"}')
+    assert fetch(f"{server.url}/health/ready") == (200, '{"status": "ready", "reasons": []}')
+    status, metrics = fetch(f"{server.url}/metrics")
+    assert status == 200
+    assert "channels_ops_active_connections" in metrics
+    assert [fetch(f"{server.url}/info/{page}")[0] for page in ("health", "stats", "clients", "config")] == [
+        401
+    ] * 4
+
+
+async def test_a_server_that_is_stopped_says_so_and_exits_in_order(mysite):
+    with ServerProcess(*daphne(mysite)) as stopping:
+        async with talk(stopping, "/ws/chat/lobby/") as socket:
+            await expect(socket, "system.joined")
+            stopping.send_signal(signal.SIGTERM)
+            closing = (await expect(socket, "system.closing"))["data"]
+            assert (closing["code"], closing["retry"]) == (1012, True)
+            assert 0 <= closing["retry_after"] <= 10
+            assert await closed(socket) == 1012
+        ended = await asyncio.to_thread(stopping.wait)
+    assert ended.code == 0
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["runserver", "serve", "uvicorn"])
+async def test_other_commands_serve_the_same_application(mysite, command):
+    port = free_port()
+    manage = [sys.executable, str(mysite.folder / "manage.py")]
+    words = {
+        "runserver": [*manage, "runserver", "--noreload", str(port)],
+        "serve": [*manage, "serve", "--port", str(port)],
+        "uvicorn": processes.uvicorn("mysite.asgi:application", port),
+    }[command]
+    with ServerProcess(words, port, mysite.environment) as running:
+        async with talk(running, "/ws/chat/lobby/") as socket:
+            await socket.send('{"type": "chat.send", "data": {"text": "hello"}}')
+            assert (await expect(socket, "chat.line"))["data"]["text"] == "hello"
+
+
+@pytest.mark.redis
+async def test_processes_share_their_rooms_on_redis(mysite, redis_server):
+    environment = {**mysite.environment, "REDIS_URL": redis_server.url}
+    ports = free_port(), free_port()
+    commands = [processes.daphne("mysite.asgi:application", port) for port in ports]
+    with (
+        ServerProcess(commands[0], ports[0], environment) as here,
+        ServerProcess(commands[1], ports[1], environment) as there,
+    ):
+        async with talk(here, "/ws/chat/lobby/") as ada, talk(there, "/ws/chat/lobby/") as bob:
+            for socket in (ada, bob):
+                await expect(socket, "system.joined")
+            await ada.send('{"type": "chat.send", "data": {"text": "hello"}}')
+            assert (await expect(bob, "chat.line"))["data"]["text"] == "hello"
+
+
+# What the documents list.
+
+
+def test_every_metric_is_in_the_operations_manual(server):
+    manual = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").partition("## Metrics")[2]
+    manual = manual.partition("\n## ")[0]
+    exported = set(
+        re.findall(r"^# TYPE channels_ops_(\w+) ", fetch(f"{server.url}/metrics")[1], re.MULTILINE)
+    )
+    assert set(re.findall(r"`(\w+)(?:\{\w+\})?`", manual)) == exported
+
+
+def test_every_error_code_is_in_the_protocol():
+    raised = {
+        node.args[0].value
+        for path in (ROOT / "realtime").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "ClientError" and node.args
+        if isinstance(node.args[0], ast.Constant)
+    }
+    protocol = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8").partition("## Errors")[2]
+    assert set(re.findall(r"^\| `(\w+)` ", protocol.partition("\n## ")[0], re.MULTILINE)) == raised
+
+
+# The limits alone.
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Iterator[ServerProcess]:
+    with ServerProcess(*daphne(made("alone", tmp_path_factory.mktemp("alone")))) as running:
+        yield running
+
+
+async def test_limits_work_without_the_other_apps(alone):
+    async with talk(alone, "/") as socket:
+        for _ in range(4):
+            await socket.send("quiet")
+            assert await asyncio.wait_for(socket.recv(), TIMEOUT) == "quiet"
+        await refused_twice_then_closed(socket, window=60, limit=4)

@@ -12,6 +12,8 @@ NAME = "permessage-deflate"
 
 _TAIL = b"\x00\x00\xff\xff"
 """What every flushed block ends with; it is left out on the wire (RFC 7692, 7.2.1)."""
+_MAX_STREAMS = 8
+"""Most streams in one message: each costs a copy of the rest, and nobody sends more than one."""
 _EMPTY = b"\x00"
 """The empty message, compressed (RFC 7692, 7.2.3.6)."""
 
@@ -179,17 +181,26 @@ class Deflater:
         Raise :class:`Violation` where more than ``max_bytes`` would come out (0: no bound); no more is made.
 
         """
-        decompressor = self._decompressor or zlib.decompressobj(-self.agreement.inbound_bits)
-        limit = max_bytes + 1 if max_bytes else 0
-        data = payload + _TAIL
+        bits = self.agreement.inbound_bits
+        decompressor = self._decompressor or zlib.decompressobj(-bits)
+        room = max_bytes + 1
         try:
-            inflated = decompressor.decompress(data, limit)
-            while decompressor.eof and decompressor.unused_data and len(inflated) <= max_bytes:
-                # A client may end its stream in the middle of a message and begin another (RFC 7692, 7.2.3.5).
-                data = decompressor.unused_data
-                window = inflated[-(1 << self.agreement.inbound_bits) :]
-                decompressor = zlib.decompressobj(-self.agreement.inbound_bits, window)
-                inflated += decompressor.decompress(data, max_bytes + 1 - len(inflated) if max_bytes else 0)
+            inflated = decompressor.decompress(payload + _TAIL, room if max_bytes else 0)
+            # A client may end its stream in the middle of a message and begin another (RFC 7692, 7.2.3.5).
+            for _ in range(_MAX_STREAMS):
+                if (
+                    not decompressor.eof
+                    or not decompressor.unused_data
+                    or (max_bytes and len(inflated) >= room)
+                ):
+                    break
+                rest, decompressor = (
+                    decompressor.unused_data,
+                    zlib.decompressobj(-bits, inflated[-(1 << bits) :]),
+                )
+                inflated += decompressor.decompress(rest, room - len(inflated) if max_bytes else 0)
+            else:
+                raise Violation(INVALID_DATA, "a message of too many compressed streams")
         except zlib.error:
             raise Violation(INVALID_DATA, "data that cannot be decompressed") from None
         if max_bytes and len(inflated) > max_bytes:

@@ -86,7 +86,8 @@ class Engine:
         self._empty = asyncio.Event()
         self._round: list[NativeWebSocket] = []
         self._per_tick = 0
-        self._tick = min(1.0, options.keepalive_interval)
+        self._next_round = loop.time() + options.keepalive_interval
+        self._tick = min(1.0, options.keepalive_interval / 4)
         self._keepalive: asyncio.TimerHandle | None = None
         if options.keepalive_interval:
             self._keepalive = loop.call_later(self._tick, self._keep_alive)
@@ -206,10 +207,12 @@ class Engine:
     # Sockets that no layer above looks after
 
     def _keep_alive(self) -> None:
-        """Look after the next few sockets: a tick a second, and in ``keepalive_interval`` seconds each has its turn."""
-        if not self._round:
+        """Look after the next few sockets: each has its turn once in ``keepalive_interval`` seconds, and not all at once."""
+        now = self.loop.time()
+        if now >= self._next_round:
+            self._next_round = now + self.options.keepalive_interval
             self._round = list(self.sockets)
-            self._per_tick = math.ceil(len(self._round) / max(1.0, self.options.keepalive_interval))
+            self._per_tick = math.ceil(len(self._round) * self._tick / self.options.keepalive_interval)
         due, self._round = self._round[: self._per_tick], self._round[self._per_tick :]
         for websocket in due:
             websocket.keep_alive(self.options.max_age)

@@ -95,13 +95,15 @@ class Front:
 class Arrival:
     """One connection until it is known what it wants."""
 
-    __slots__ = ("_address", "_front", "_is_begun", "_sock", "_timer", "_waits")
+    __slots__ = ("_address", "_front", "_is_begun", "_is_unix", "_seen", "_sock", "_timer", "_waits")
 
     def __init__(self, front: Front, sock: socket.socket, address: Address) -> None:
         self._front = front
         self._sock = sock
         self._address = address
+        self._is_unix = sock.family is getattr(socket, "AF_UNIX", None)
         self._is_begun = False
+        self._seen = 0
         self._waits = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -131,6 +133,11 @@ class Arrival:
     def _wait(self, seen: int) -> None:
         """Look again when there is more than the ``seen`` bytes."""
         loop, front = self._front.loop, self._front
+        if seen and seen == self._seen and not self._is_unix:
+            # Woken, and nothing more has come: the peer has closed its side, so nothing ever will.
+            self.drop()
+            return
+        self._seen = seen
         if seen and not self._is_begun:
             self._is_begun = True
             self._set_timer(front.head_timeout)
@@ -145,7 +152,7 @@ class Arrival:
 
     def _wake_above(self, seen: int) -> None:
         # The bytes stay in the kernel, so the socket would be readable all the time without this.
-        if self._sock.family is getattr(socket, "AF_UNIX", None):
+        if self._is_unix:
             # A UNIX socket has no low-water mark for polling.
             self._front.loop.remove_reader(self._sock.fileno())
             self._front.loop.call_later(_UNIX_LOOK_SECONDS, self._look_again)
@@ -176,7 +183,7 @@ class Arrival:
 
     def _pass_on(self, head: Head | None) -> None:
         self._leave()
-        if self._is_begun and self._sock.family is not getattr(socket, "AF_UNIX", None):
+        if self._is_begun and not self._is_unix:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         try:
             if head is None:

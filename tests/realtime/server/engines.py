@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -93,6 +93,13 @@ async def client_of(application: Application, **options: Any) -> AsyncIterator[C
         yield client
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Return when ``condition()`` holds, of something that cannot be waited for."""
+    async with asyncio.timeout(SOON):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
 class Peer:
     """A client that speaks in bytes. Everything takes at most ``SOON`` seconds."""
 
@@ -120,11 +127,6 @@ class Peer:
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)
-
-    async def flushed(self) -> None:
-        """Return when the kernel has taken all."""
-        while self.writer.transport.get_write_buffer_size():
-            await asyncio.sleep(0.001)
 
     async def response(self) -> Response:
         """Read an HTTP response; its body is what Content-Length says."""
@@ -167,10 +169,8 @@ class Peer:
 
     async def dropped(self) -> None:
         """Return when the server has ended the connection, in whatever way."""
-        try:
+        with suppress(ConnectionResetError):
             await self.ended()
-        except ConnectionResetError:
-            pass
 
 
 # Applications.

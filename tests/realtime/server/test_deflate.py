@@ -225,9 +225,10 @@ def test_message_of_several_streams_is_read_and_bounded() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_inflated_within_the_bound_or_refused(data: bytes) -> None:
     try:
-        assert len(Deflater(agreed("permessage-deflate")).inflate(data, 200)) <= 200
-    except Violation as violation:
-        assert violation.code in (INVALID_DATA, TOO_BIG)
+        inflated = Deflater(agreed("permessage-deflate")).inflate(data, 200)
+    except Violation:
+        return
+    assert len(inflated) <= 200
 
 
 def test_streams_of_one_message_are_counted() -> None:

@@ -13,13 +13,7 @@ import pytest
 from realtime.server.front import Front
 from realtime.server.heads import MAX_HEAD_BYTES, Head
 from tests.acceptance import rawclient
-from tests.realtime.server.engines import SOON, echo, native
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(SOON):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.005)
+from tests.realtime.server.engines import SOON, echo, native, until
 
 
 @pytest.mark.parametrize(

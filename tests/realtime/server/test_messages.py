@@ -144,9 +144,9 @@ def test_size_without_a_bound() -> None:
 def test_fragments_that_never_end_are_refused_at_the_bound() -> None:
     assembly = Assembly(1000)
     feed(assembly, BINARY, b"x", fin=0)
-    with pytest.raises(Violation):
-        for _ in range(100_000):
-            feed(assembly, CONTINUATION, b"x", fin=0)
+    for _ in range(999):
+        feed(assembly, CONTINUATION, b"x", fin=0)
+    assert refused(assembly, CONTINUATION, b"x", fin=0) == TOO_BIG
     assert assembly.buffered_bytes <= 1000
 
 
@@ -168,10 +168,9 @@ def test_compressed_bytes_are_bounded_too() -> None:
     """Blocks that inflate to nothing can be sent for ever."""
     assembly = Assembly(1000, lambda payload, limit: b"")
     feed(assembly, BINARY, b"", fin=0, rsv1=1)
-    with pytest.raises(Violation) as violation:
-        for _ in range(100):
-            feed(assembly, CONTINUATION, b"\x00" * 100, fin=0)
-    assert violation.value.code == TOO_BIG
+    for _ in range(10):
+        feed(assembly, CONTINUATION, b"\x00" * 100, fin=0)
+    assert refused(assembly, CONTINUATION, b"\x00" * 100, fin=0) == TOO_BIG
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1014, 3000, 4999])

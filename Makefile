@@ -65,7 +65,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	|| { echo "$$($(PYTHON) --version 2>&1) is too old: Python 3.11 or newer is needed; name another with make PYTHON=python3.12 $(MAKECMDGOALS)." >&2; exit 1; }; \
 $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	|| { echo "$(PYTHON) has no venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }; \
-$(PY) -c '' 2>/dev/null \
+$(PY) -m pip --version >/dev/null 2>&1 \
 	|| { echo "Creating $(VENV) ..."; $(PYTHON) -m venv --clear $(VENV); } \
 	|| { echo "$(PYTHON) could not create $(VENV): see above." >&2; exit 1; }; \
 echo "Installing into $(VENV); the next time this is skipped ..."

@@ -40,6 +40,10 @@ class BanAdmin(_ModelAdmin):
     ordering = ("-created_at",)
     actions = ("lift",)
 
+    def get_fields(self, request: HttpRequest, obj: Ban | None = None) -> list[Any]:
+        """A ban that is being added has no maker and no date yet."""
+        return [name for name in BanAdmin.fields if obj is not None or name not in self.readonly_fields]
+
     @admin.display(description="Banned", ordering="network")
     def whom(self, ban: Ban) -> str:
         return " and ".join(str(part) for part in (ban.network, ban.user and f"user {ban.user}") if part)

@@ -40,15 +40,11 @@ class OpsCollector(Collector):
 
 
 _collector = OpsCollector()
-_registered = False
 
 
 def register() -> None:
-    """Add the metrics to the default registry, once for the process."""
-    global _registered
-    if not _registered:
-        REGISTRY.register(_collector)
-        _registered = True
+    """Add the metrics to the default registry; it keeps one collector once, however often it is told."""
+    REGISTRY.register(_collector)
 
 
 def _node_counters(node: NodeSnapshot) -> Iterator[Metric]:

@@ -161,6 +161,18 @@ def cached(cls: type[S]) -> Callable[[], S]:
     return get_settings
 
 
+def check_all() -> None:
+    """
+    Raise ImproperlyConfigured, with every problem, if the settings of any app that was imported are wrong.
+
+    ASGI servers do not run Django's system checks, so whatever is made when a server starts calls this.
+
+    """
+    problems = [str(problem) for cls in AppSettings.__subclasses__() for problem in cls.read()[1]]
+    if problems:
+        raise ImproperlyConfigured("\n".join(problems))
+
+
 def from_environment(
     classes: Iterable[type[AppSettings]], environ: Mapping[str, str] = os.environ
 ) -> dict[str, Any]:

@@ -81,9 +81,8 @@ def _forwarded_for(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[str]:
     values = [value for name, value in headers if name.lower() == b"x-forwarded-for"]
     if not values:
         return iter(())
-    hops = b",".join(values).decode("latin-1").rsplit(",", _MOST_HOPS)
-    # What is left of the last split is many hops in one piece, if anything was left.
-    return reversed(hops[-_MOST_HOPS:])
+    # Hops beyond the most stay in one piece, which is no address and ends the walk.
+    return reversed(b",".join(values).decode("latin-1").rsplit(",", _MOST_HOPS))
 
 
 @functools.lru_cache(maxsize=_CACHED)

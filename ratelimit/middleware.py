@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from ratelimit import bans
+from ratelimit.appsettings import check_all
 from ratelimit.asgi import Application, Receive, Scope, Send
 from ratelimit.conf import get_settings
 from ratelimit.refusals import refuse
@@ -77,9 +78,15 @@ class SizeGuardMiddleware:
 
 
 class RateLimit:
-    """All limits: ``RateLimit(app)`` goes outermost, so that the cheapest refusal comes first."""
+    """
+    All limits: ``RateLimit(app)`` goes outermost, so that the cheapest refusal comes first.
+
+    It is made when the server starts, and raises ImproperlyConfigured then if a setting is wrong.
+
+    """
 
     def __init__(self, app: Application, *, clock: Clock = time.monotonic) -> None:
+        check_all()
         limited = SizeGuardMiddleware(MessageLimitMiddleware(app, clock=clock), clock=clock)
         self.app = ConnectionLimitMiddleware(limited, clock=clock)
 

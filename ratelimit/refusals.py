@@ -58,15 +58,15 @@ async def refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -
     told to close, which before accept is a plain 403.
 
     """
+    guard = scope.get("ratelimit")
+    address = guard.address if guard is not None else "unknown"
+    limited = refusal.close in (RATE_LIMITED, AT_CAPACITY)
+    counters.process.count_refusal(refusal.name, address, time.time(), limited=limited)
+    log_limited("connection refused", reason=refusal.name, address=address, status=refusal.status)
     if "websocket.http.response" in (scope.get("extensions") or {}):
         await _deny(refusal, send)
     else:
         await send_close(send, refusal.close)
-    guard = scope.get("ratelimit")
-    address = guard.address if guard is not None else "unknown"
-    limited = refusal.retry_after is not None
-    counters.process.count_refusal(refusal.name, address, time.time(), limited=limited)
-    log_limited("connection refused", reason=refusal.name, address=address, status=refusal.status)
     await client_refused.asend_robust(Refusal, scope=scope, refusal=refusal)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from realtime import envelope
 from realtime.close_codes import TOO_SLOW, CloseReason
-from realtime.conf import RealtimeSettings
+from realtime.conf import RealtimeSettings, get_settings
 from realtime.frames import Frame
 from realtime.limits import Limits
 from realtime.outbox import Outbox, Policy
@@ -81,7 +81,7 @@ class Connection:
         limits: Limits,
         speaks_protocol: bool,
     ) -> None:
-        self.id = secrets.token_urlsafe(12)
+        self.id = secrets.token_hex(12)
         self.node = node
         self.transport = transport
         self.scope = scope
@@ -201,7 +201,13 @@ class Connection:
         if self._cleared is not None:
             self._cleared.set()
         self.transport.close(reason.code, reason.text)
-        self._force = self.node.loop.call_later(CLOSE_GRACE, self.abort)
+        self._force = self.node.loop.call_later(CLOSE_GRACE, self._drop)
+
+    def _drop(self) -> None:
+        """Give up on a peer that does not answer; its consumer has as long to notice as a handler may take."""
+        self.transport.abort()
+        patience = get_settings().handler_timeout
+        self._force = self.node.loop.call_later(patience, self.abort) if patience else None
 
     def abort(self) -> None:
         """Drop the socket, and end its consumer if that does not notice by itself."""

@@ -123,7 +123,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     @property
     def user_label(self) -> str:
         """What to call the user: the user name, and for a visitor ``guest-`` with a few letters of the client id."""
-        return self.connection.user_label or f"guest-{self.connection.id[:4].lower()}"
+        return self.connection.user_label or f"guest-{self.connection.id[:4]}"
 
     def room(self, name: str) -> ConsumerRoom:
         """Return a room to publish to; the consumer need not be in it."""
@@ -486,6 +486,8 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         connection.subprotocol = subprotocol or ""
         if connection.guard is not None:
             connection.guard.closer = self._close_for_guard
+            if self.limits.max_message_bytes is not None:
+                connection.transport.limit_messages(self.limits.max_message_bytes)
             connection.guard.label = connection.user_label or connection.id
         self.node.counters.connections += 1
         self.node.registry.add(connection)
@@ -494,6 +496,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             "welcome",
             {
                 "client_id": connection.id,
+                "user": self.user_label,
                 "resumed": False,
                 "heartbeat": settings.heartbeat_interval,
                 "limits": self._limits_told(),

@@ -35,9 +35,9 @@ def judge(node: NodeSnapshot, limits: RateLimitSnapshot) -> Health:
     critical.extend(
         f"background task {task.name} is down: {task.last_error}" for task in node.tasks if not task.alive
     )
-    if _recent(limits.since_disconnected):
+    if _recent(limits.seconds_since_disconnecting):
         critical.append("clients were disconnected for sending too much in the last minute")
-    elif _recent(limits.since_limited):
+    elif _recent(limits.seconds_since_limiting):
         warnings.append("clients were rate limited in the last minute")
     status: Status = "critical" if critical else "warning" if warnings else "healthy"
     return Health(status, tuple(critical + warnings))

@@ -90,5 +90,6 @@ class Registry:
     async def empty(self) -> None:
         """Return when no connection is left."""
         while self._by_id:
-            self._emptied = asyncio.Event()
+            if self._emptied is None or self._emptied.is_set():
+                self._emptied = asyncio.Event()
             await self._emptied.wait()

@@ -55,6 +55,9 @@ class Transport(Protocol):
     def write(self, frame: Frame) -> None:
         """Send one message now. Legal only after accept; buffered without bound if not ``writable``."""
 
+    def limit_messages(self, size: int) -> None:
+        """Refuse, from now on, a message of more than ``size`` bytes when its header comes; 0 takes any size."""
+
     def ping(self) -> None:
         """Send a protocol ping; the answer comes as ``listener.ponged``."""
 
@@ -98,6 +101,9 @@ class AsgiTransport:
             return
         kind = "text" if frame.is_text else "bytes"
         self._pass_on({"type": "websocket.send", kind: frame.payload}, frame.size)
+
+    def limit_messages(self, size: int) -> None:
+        """Leave it to the middleware: ASGI gives messages when they are whole."""
 
     def ping(self) -> None:
         raise NotImplementedError("plain ASGI has no protocol ping; look at can_ping first")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import atexit
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ DEBUG = False
 ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
 
 # A file, not :memory:, because consumers reach the database from threads of their own, and connections
-# to one in-memory database lock each other out by the table. One file per run, so that runs can overlap.
-_TEST_DATABASE = Path(tempfile.gettempdir()) / f"channels-ops-tests-{os.getpid()}.sqlite3"
+# to one in-memory database lock each other out by the table. One folder per run, so that runs can overlap;
+# SQLite leaves files beside the database there.
+_FOLDER = Path(tempfile.mkdtemp(prefix="channels-ops-tests-"))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+_TEST_DATABASE = _FOLDER / "test.sqlite3"
 DATABASES["default"]["NAME"] = _TEST_DATABASE
 DATABASES["default"]["TEST"] = {"NAME": _TEST_DATABASE}
 

@@ -32,8 +32,7 @@ class ChatConsumer(RealtimeConsumer):
         return f"chat.{self.scope['url_route']['kwargs']['room']}"
 
     async def connected(self) -> None:
-        """Tell the visitor what others call them, and let them in."""
-        await self.send_event("chat.you", {"user": self.user_label})
+        """Let the visitor in."""
         await self.join(self.chat_room, presence=True)
 
     @on("chat.send")

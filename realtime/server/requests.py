@@ -27,7 +27,9 @@ class WebRequest(daphne.http_protocol.WebRequest):
     def _hand_over(self) -> None:
         """The transport belongs to a WebSocket now: give it what came behind the head, and then let the peer wait."""
         transport: Any = self.channel.transport
-        socket: Any = transport.wrappedProtocol if isinstance(transport, ProtocolWrapper) else transport.protocol
+        socket: Any = (
+            transport.wrappedProtocol if isinstance(transport, ProtocolWrapper) else transport.protocol
+        )
         early, self.channel._buffer = self.channel._buffer, b""
         if early:
             socket.dataReceived(early)

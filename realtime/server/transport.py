@@ -56,6 +56,9 @@ class DaphneTransport:
         if protocol.state == protocol.STATE_OPEN:
             protocol.put(frame.wire("rfc6455", wire_bytes))
 
+    def limit_messages(self, size: int) -> None:
+        self._protocol.maxMessagePayloadSize = self._protocol.maxFramePayloadSize = size
+
     def ping(self) -> None:
         # The random part keeps a peer from answering a ping before it was sent.
         self._ping = struct.pack("!d", time.monotonic()) + os.urandom(4)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
 import json
+import ssl
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from websockets.asyncio.client import connect
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
 
 from tests.acceptance import rawclient
-from tests.acceptance.processes import ServerProcess, daphne, free_port, wait_for_lines
+from tests.acceptance.processes import SCRIPTS, ServerProcess, daphne, free_port, wait_for_lines
 from tests.acceptance.rawclient import RawClient
 
 LIMIT = 64 * 1024
@@ -296,6 +303,14 @@ async def test_the_application_closes_with_any_code_there_is_and_a_reason(server
     assert wait_for_lines(server.notes, 1) == [f"{code} so it is"]
 
 
+async def test_our_consumer_refuses_before_accept(tmp_path: Path) -> None:
+    port = free_port()
+    with ServerProcess(daphne("tests.acceptance.apps.consumers:application", port), port) as server:
+        with RawClient(server.port) as client:
+            assert client.open("/refusing").status == 403
+        assert "Traceback" not in server.stop().stderr
+
+
 async def test_a_long_reason_is_cut_between_characters(server: Noted) -> None:
     with RawClient(server.port) as client:
         client.open("/close?code=4001&reason=" + "%C3%BC" * 100)
@@ -396,6 +411,18 @@ async def test_a_client_that_sends_more_than_is_handled_is_made_to_wait_and_lose
         assert int(client.frame().data) == sent + 1
 
 
+async def test_the_answer_to_a_close_is_found_behind_what_was_not_handled(tmp_path: Path) -> None:
+    with serving(tmp_path, REALTIME_MAX_INBOUND_MESSAGES="4") as server, RawClient(server.port) as client:
+        client.open("/close-at-the-gate")
+        client.send(b"".join(rawclient.text("x" * 60_000) for _ in range(20)))
+        assert rawclient.get(server.port, "/open").status == 200
+        assert client.close_frame()[0] == 4000
+        started = time.monotonic()
+        client.send(rawclient.close(4000))
+        assert client.rest() == b""
+        assert time.monotonic() - started < 3
+
+
 async def test_nothing_is_read_before_the_application_accepts(tmp_path: Path) -> None:
     with (
         serving(tmp_path, "--websocket_connect_timeout", "20") as server,
@@ -424,6 +451,101 @@ def _send_until_blocked(client: RawClient, message: bytes, most: int) -> int:
             client.unsent = bytes(left)
             return number
     return most
+
+
+# The transport beside ASGI.
+
+
+async def test_what_is_sent_and_what_is_written_keep_their_order(server: Noted) -> None:
+    async with connect(f"{server.ws}/order") as socket:
+        numbers = [int(str(await socket.recv()).split()[0]) for _ in range(200)]
+    assert numbers == list(range(200))
+
+
+async def test_a_ping_reports_how_long_its_answer_took_and_any_frame_is_a_sign_of_life(server: Noted) -> None:
+    with RawClient(server.port) as client:
+        client.open("/ping")
+        ping = client.frame()
+        assert ping.opcode == Opcode.PING
+        client.send(rawclient.frame(Opcode.PONG, b"unasked"))
+        assert client.frame().data == b"heard 0.0"
+        client.send(rawclient.frame(Opcode.PONG, bytes(ping.data)))
+        assert client.frame().data == b"heard 0.0"
+        kind, rtt = bytes(client.frame().data).decode().split()
+    assert kind == "ponged"
+    assert 0 < float(rtt) < 5
+
+
+async def test_a_slow_reader_is_reported_and_so_is_its_catching_up(server: Noted) -> None:
+    with RawClient(server.port) as client:
+        client.open("/slow-reader")
+        assert wait_for_lines(server.notes, 1)[0] == "full True"
+        count = 0
+        while (frame := client.frame()).opcode == Opcode.BINARY:
+            count += 1
+        assert int(frame.data) == count
+    assert server.notes.read_text().splitlines() == ["full True", "empty True"]
+
+
+# Other ways in.
+
+
+async def test_tls_and_unix_sockets_serve_the_same(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    port, path = free_port(), tmp_path / "socket"
+    tls = f"ssl:{port}:privateKey={key}:certKey={certificate}:interface=127.0.0.1"
+    command = [str(SCRIPTS / "daphne"), "-e", tls, "-u", str(path), "tests.acceptance.apps.plain:application"]
+    environment = {"NOTES": str(tmp_path / "notes"), "RATELIMIT_MAX_MESSAGE_BYTES": str(LIMIT)}
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with ServerProcess(command, port, environment) as server:
+        for scheme, opened in (
+            ("wss", partial(connect, ssl=trusting, max_size=None)),
+            ("ws", partial(unix_connect, str(path), max_size=None)),
+        ):
+            at = f"{scheme}://localhost:{port}"
+            async with opened(uri=f"{at}/scope") as socket:
+                assert json.loads(await socket.recv())["scheme"] == scheme
+            async with opened(uri=f"{at}/big?size=3000000") as socket:
+                assert len(await socket.recv()) == 3_000_000
+            async with opened(uri=f"{at}/order") as socket:
+                assert [int((await socket.recv()).split()[0]) for _ in range(200)] == list(range(200))
+            async with opened(uri=f"{at}/echo") as socket:
+                await socket.send("x" * LIMIT)
+                assert await socket.recv() == "x" * LIMIT
+                await socket.send("x" * (LIMIT + 1))
+                with pytest.raises(ConnectionClosed) as closed:
+                    await socket.recv()
+                assert closed.value.rcvd is not None
+                assert closed.value.rcvd.code == 1009
+        ended = await asyncio.to_thread(server.stop)
+    assert ended.code == 0
+    assert "Traceback" not in ended.stderr
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for localhost; return the paths of it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "certificate.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return paths
 
 
 # Timeouts.

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -66,6 +67,14 @@ async def end_of(socket: ClientConnection) -> tuple[int | None, list[Any]]:
             messages.append(await socket.recv())
     except ConnectionClosed as closed:
         return (closed.rcvd.code if closed.rcvd is not None else None), messages
+
+
+def wait_until_still(notes: Path) -> None:
+    """Return when an application that writes notes all the time has stopped: it waits for its client."""
+    before = -1
+    while (now := len(wait_for_lines(notes, 1))) != before:
+        before = now
+        time.sleep(0.5)
 
 
 def assert_orderly(ended: Ended, seconds: float) -> None:
@@ -160,6 +169,18 @@ async def test_a_handshake_that_waits_for_its_answer_gets_503(tmp_path: Path) ->
     assert (tmp_path / "notes").read_text() == "waiting\nwebsocket.disconnect\n"
 
 
+async def test_so_it_does_at_a_consumer_of_ours(tmp_path: Path) -> None:
+    with (
+        daphne_serving(tmp_path, CONSUMERS, REALTIME_DRAIN_TIMEOUT="1") as server,
+        RawClient(server.port) as client,
+    ):
+        client.send(rawclient.handshake("/hesitating"))
+        wait_for_lines(server.notes, 1)
+        server.send_signal()
+        assert client.response().status == 503
+        assert_orderly(server.wait(), seconds=5)
+
+
 async def test_a_client_that_never_answers_holds_nobody_up(tmp_path: Path) -> None:
     with daphne_serving(tmp_path) as server, RawClient(server.port) as dead:
         dead.open("/note")
@@ -176,8 +197,24 @@ async def test_a_client_that_never_answers_holds_nobody_up(tmp_path: Path) -> No
 async def test_a_client_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
     with daphne_serving(tmp_path) as server, RawClient(server.port) as client:
         client.open("/pour")
-        wait_for_lines(server.notes, 1)
+        wait_until_still(server.notes)
         assert_orderly(server.stop(), seconds=8)
+
+
+async def test_a_kept_connection_ends_with_its_last_response(tmp_path: Path) -> None:
+    with (
+        daphne_serving(tmp_path, REALTIME_DRAIN_TIMEOUT="4") as server,
+        RawClient(server.port) as stuck,
+        RawClient(server.port) as client,
+    ):
+        stuck.open("/never-ends")
+        client.send(b"GET /slow HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        wait_for_lines(server.notes, 1)
+        server.send_signal()
+        client.response()
+        assert client.rest() == b""
+        assert server.notes.read_text() == "request began\n"
+        assert_orderly(server.wait(), seconds=6)
 
 
 async def test_a_consumer_that_never_ends_is_cancelled_when_the_time_is_over(tmp_path: Path) -> None:
@@ -233,6 +270,19 @@ async def test_every_command_ends_in_order(tmp_path: Path, name: str, number: in
             ended = await asyncio.to_thread(server.wait)
     assert sorted((tmp_path / "notes").read_text().splitlines()) == ["ours 1012", "plain 1012"]
     assert_orderly(ended, seconds=8)
+
+
+async def test_ctrl_c_at_a_reloading_runserver_makes_no_traceback(tmp_path: Path) -> None:
+    """A terminal sends it to both processes; the upper one leaves the lower a quarter of a second."""
+    port = free_port()
+    with serving(tmp_path, COMMANDS["runserver"](port), port, **SETTINGS) as server:
+        async with connect(f"{server.ws}/note") as socket:
+            for process in (server.child(), server.process.pid):
+                os.kill(process, signal.SIGINT)
+            assert (await end_of(socket))[0] == 1012
+            ended = await asyncio.to_thread(server.wait)
+    assert (tmp_path / "notes").read_text().startswith("1012")
+    assert "Traceback" not in ended.stderr
 
 
 async def test_uvicorn_serves_and_ends_without_a_complaint(tmp_path: Path) -> None:

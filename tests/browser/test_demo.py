@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import pytest
 from playwright.async_api import Page, expect
@@ -109,6 +110,19 @@ async def test_round_trip_time_stands_beside_the_state(demo, open_window):
     page = await open_window()
     await live(page)
     await expect(page.locator("#pill-text")).to_contain_text("ms")
+
+
+async def test_server_that_falls_silent_is_given_up(demo, open_window):
+    """A connection that is open but dead would otherwise look live for minutes."""
+    page = await open_window()
+    await live(page)
+    await expect(page.locator("#pill-text")).to_contain_text("ms")
+    demo.server.send_signal(signal.SIGSTOP)
+    try:
+        await expect(page.locator("#notice")).to_contain_text("The connection was lost.", timeout=30_000)
+    finally:
+        demo.server.send_signal(signal.SIGCONT)
+    await live(page)
 
 
 async def test_chat_waits_as_the_limit_asks_and_delivers_everything_once(stage, open_window):

@@ -41,6 +41,13 @@ def test_ban_is_made_by_who_makes_it(admin):
     assert (ban.network, ban.reason, ban.until, ban.by.username) == ("192.0.2.0/24", "noise", None, "ops")
 
 
+def test_maker_and_date_are_shown_of_a_ban_that_exists(admin, bans):
+    assert b"field-created_at" not in admin.get(reverse(ADD)).content
+    change = admin.get(reverse("admin:ratelimit_ban_change", args=[bans[0].pk])).content
+    assert b"field-created_at" in change
+    assert b"field-by" in change
+
+
 def test_changing_a_ban_leaves_its_maker(admin, bans):
     other = User.objects.create_user("other")
     Ban.objects.filter(pk=bans[0].pk).update(by=other)

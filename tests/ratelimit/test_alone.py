@@ -262,7 +262,7 @@ async def test_a_full_server_refuses_before_accept(server):
     for socket in sockets:
         await socket.close()
     async with asyncio.timeout(10):
-        while not await is_let_in(server):  # the server may still be busy with their leaving
+        while not await is_let_in(server):  # noqa: ASYNC110 - another process is to let them go
             await asyncio.sleep(0.01)
 
 

@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from ratelimit import counters
-from ratelimit.refusals import BANNED, FULL, TOO_MANY_OF_ADDRESS, TOO_MANY_OF_USER, refuse, too_fast
+from ratelimit.close_codes import CloseReason
+from ratelimit.refusals import BANNED, FULL, TOO_MANY_OF_ADDRESS, TOO_MANY_OF_USER, Refusal, refuse, too_fast
 from ratelimit.signals import client_refused
 
 EVERY = (BANNED, FULL, TOO_MANY_OF_ADDRESS, TOO_MANY_OF_USER, too_fast(1.5))
@@ -87,6 +88,12 @@ async def test_refusals_are_counted(refusal):
     await answer(refusal)
     assert counters.process.refused == {refusal.name: 1}
     assert counters.process.connections == (0 if refusal is BANNED else 1)
+
+
+async def test_a_server_that_is_stopping_limits_nobody():
+    stopping = Refusal(503, "stopping", "", CloseReason(1012, "restart", "", retry=True), 5.0)
+    await answer(stopping)
+    assert (counters.process.refused, counters.process.connections) == ({"stopping": 1}, 0)
 
 
 async def test_a_refusal_is_one_line_of_log_without_traceback(caplog):

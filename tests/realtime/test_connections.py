@@ -165,11 +165,30 @@ async def test_nothing_is_sent_after_the_close() -> None:
 
 async def test_a_peer_that_does_not_answer_the_close_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "CLOSE_GRACE", 0.05)
-    async with connect(APP) as socket:
-        await socket.expect("system.welcome")
-        only().close(KICKED)
+    with override_settings(REALTIME_HANDLER_TIMEOUT=0.05):
+        async with connect(APP) as socket:
+            await socket.expect("system.welcome")
+            only().close(KICKED)
+            assert await socket.expect_close() == 4410
+            await until(lambda: len(nodes.current().registry) == 0)
+
+
+async def test_a_handler_at_work_is_not_cut_off_by_a_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CLOSE_GRACE", 0.01)
+    done = asyncio.Event()
+
+    class Works(RealtimeConsumer):
+        @on("work")
+        async def work(self) -> None:
+            self.connection.close(KICKED)
+            await asyncio.sleep(0.1)
+            done.set()
+
+    async with connect(Works.as_asgi()) as socket:
+        await socket.send("work")
         assert await socket.expect_close() == 4410
-        await until(lambda: len(nodes.current().registry) == 0)
+        async with asyncio.timeout(1):
+            await done.wait()
 
 
 # Slow readers (R5).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -467,9 +468,9 @@ async def test_a_layer_handler_that_raises_ends_the_consumer_with_its_error() ->
         async def disconnect(self, code: int) -> None:
             self.left.append(code)
 
-    with pytest.raises(LookupError, match="as in Channels"):
-        async with connect(Breaks.as_asgi()) as socket:
-            await get_channel_layer().group_send("breaks", {"type": "breaks.now"})
+    async with connect(Breaks.as_asgi()) as socket:
+        await get_channel_layer().group_send("breaks", {"type": "breaks.now"})
+        with pytest.raises(LookupError, match="as in Channels"):
             await socket.communicator.wait(1)
     assert Breaks.left == [1006]
 
@@ -564,14 +565,10 @@ async def test_a_draining_node_lets_nobody_in() -> None:
 
 
 async def test_the_label_of_a_user_is_the_user_name_and_of_a_visitor_a_guest() -> None:
-    class Names(RealtimeConsumer):
-        async def connected(self) -> None:
-            await self.send_event("name", self.user_label)
-
-    async with connect(Names.as_asgi(), user=ALICE) as socket:
-        assert (await socket.expect("name"))["data"] == "alice"
-    async with connect(Names.as_asgi(), user=AnonymousUser()) as socket:
-        assert (await socket.expect("name"))["data"].startswith("guest-")
+    async with connect(Chat.as_asgi(), user=ALICE) as socket:
+        assert (await socket.expect("system.welcome"))["data"]["user"] == "alice"
+    async with connect(Chat.as_asgi(), user=AnonymousUser()) as socket:
+        assert re.fullmatch("guest-[0-9a-f]{4}", (await socket.expect("system.welcome"))["data"]["user"])
 
 
 # Closing.

@@ -99,8 +99,8 @@ TARGETED: list[Any] = [
     pytest.param(lambda target: publish.publish(target, "t"), id="publish"),
     pytest.param(lambda target: publish.send_to_user(target, "t"), id="send_to_user"),
     pytest.param(lambda target: publish.send_to_client(target, "t"), id="send_to_client"),
-    pytest.param(lambda target: publish.disconnect_client(target), id="disconnect_client"),
-    pytest.param(lambda target: publish.disconnect_user(target), id="disconnect_user"),
+    pytest.param(publish.disconnect_client, id="disconnect_client"),
+    pytest.param(publish.disconnect_user, id="disconnect_user"),
 ]
 
 

@@ -138,7 +138,7 @@ async def test_what_the_url_captured_and_the_id_are_at_hand() -> None:
         assert await socket.expect_close() == 1000
     ((kwargs, id, path),) = seen  # type: ignore[misc]
     assert (kwargs, path) == ({"room": "blue"}, "/blue")
-    assert len(id) == 16
+    assert len(id) == 24
 
 
 async def test_a_subprotocol_is_negotiated() -> None:

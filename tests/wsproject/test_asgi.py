@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+
+import daphne.server
 import pytest
 from asgiref.testing import ApplicationCommunicator
 from daphne.cli import CommandLineInterface
 from django.conf import settings as django_settings
 
+import wsproject.asgi
 from realtime.server.server import Server
 from realtime.testing import Refused, connect
 from wsproject.asgi import application
@@ -67,5 +71,7 @@ async def test_flood_is_warned_and_then_closed_with_4429(settings):
         assert await socket.expect_close() == 4429
 
 
-def test_daphne_runs_our_server():
+def test_daphne_runs_our_server_once_it_has_the_application(monkeypatch):
+    monkeypatch.setattr(CommandLineInterface, "server_class", daphne.server.Server)
+    importlib.reload(wsproject.asgi)
     assert CommandLineInterface.server_class is Server

@@ -37,14 +37,14 @@ async def test_line_stays_in_its_room():
 
 async def test_visitor_is_told_what_others_call_them():
     async with connect(route, LOBBY) as socket:
-        name = (await socket.expect("chat.you"))["data"]["user"]
+        name = (await socket.expect("system.welcome"))["data"]["user"]
         present = (await socket.expect("system.joined"))["data"]["presence"]
         assert [person["user"] for person in present] == [name]
 
 
 async def test_user_goes_by_their_name():
     async with connect(route, LOBBY, user=User(pk=7, username="alice")) as socket:
-        assert (await socket.expect("chat.you"))["data"] == {"user": "alice"}
+        assert (await socket.expect("system.welcome"))["data"]["user"] == "alice"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,14 @@ class Refusing(RealtimeConsumer):
         await self.close()
 
 
+class Hesitating(RealtimeConsumer):
+    """Never decides whether to let somebody in."""
+
+    async def connect(self) -> None:
+        note("waiting")
+        await asyncio.Event().wait()
+
+
 application = ProtocolTypeRouter(
     {
         "http": plain,
@@ -60,6 +68,7 @@ application = ProtocolTypeRouter(
                 path("plain", Plain.as_asgi()),
                 path("ours", Ours.as_asgi()),
                 path("refusing", Refusing.as_asgi()),
+                path("hesitating", Hesitating.as_asgi()),
             ]
         ),
     }

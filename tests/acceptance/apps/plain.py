@@ -15,7 +15,8 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.acceptance.apps.settings")
 django.setup()
 
-from realtime.server import install  # noqa: E402 - the apps have to be there first
+from realtime.frames import Frame  # noqa: E402 - the apps have to be there first
+from realtime.server import install  # noqa: E402
 
 install()
 
@@ -221,6 +222,73 @@ async def websocket_busy(scope: dict[str, Any], receive: Receive, send: Send) ->
         if message.get("text") == "end":
             await send({"type": "websocket.send", "text": str(count)})
         count += 1
+
+
+async def websocket_order(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Send numbered messages of 20 kB, in turn through ASGI and through the transport beside it."""
+    await accepted(receive, send)
+    transport = scope["extensions"]["realtime"]
+    for number in range(200):
+        message = f"{number} " + "x" * 20_000
+        if number % 2:
+            transport.write(Frame(message))
+        else:
+            await send({"type": "websocket.send", "text": message})
+    await until_disconnected(receive)
+
+
+class Listener:
+    """Tells a queue what a transport reports."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+
+    def heard(self) -> None:
+        self.told.put_nowait(("heard", 0.0))
+
+    def ponged(self, rtt: float) -> None:
+        self.told.put_nowait(("ponged", rtt))
+
+    def resume_writing(self) -> None:
+        self.told.put_nowait(("resumed", 0.0))
+
+
+async def websocket_ping(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Ping, and send on what the transport reports until the answer has come."""
+    transport = scope["extensions"]["realtime"]
+    transport.listener = listener = Listener()
+    await accepted(receive, send)
+    transport.ping()
+    kind = ""
+    while kind != "ponged":
+        kind, rtt = await listener.told.get()
+        await send({"type": "websocket.send", "text": f"{kind} {rtt}"})
+    await until_disconnected(receive)
+
+
+async def websocket_slow_reader(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Write until the transport says that the peer does not keep up, wait until it does, and say so."""
+    transport = scope["extensions"]["realtime"]
+    transport.listener = listener = Listener()
+    await accepted(receive, send)
+    frame, written = Frame(b"x" * 100_000), 0
+    while transport.writable:
+        transport.write(frame)
+        written += 1
+        await asyncio.sleep(0)
+    note(f"full {transport.buffered_bytes > 0}")
+    while (await listener.told.get())[0] != "resumed":
+        pass
+    note(f"empty {transport.buffered_bytes == 0}")
+    await send({"type": "websocket.send", "text": str(written)})
+    await until_disconnected(receive)
+
+
+async def websocket_close_at_the_gate(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Handle nothing; close and go when the gate opens."""
+    await accepted(receive, send)
+    await GATE.wait()
+    await send({"type": "websocket.close", "code": 4000})
 
 
 # HTTP.

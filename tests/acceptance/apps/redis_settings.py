@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.acceptance.apps.settings import *
+from tests.acceptance.apps.settings import *  # noqa: F403
 
 CHANNEL_LAYERS = {
     "default": {

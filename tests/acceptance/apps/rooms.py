@@ -11,9 +11,11 @@ import django
 
 django.setup()
 
-import realtime.server
-from realtime.consumers import RealtimeConsumer
-from realtime.handlers import on
+import realtime.server  # noqa: E402
+from ratelimit.middleware import RateLimit  # noqa: E402
+from realtime.consumers import RealtimeConsumer  # noqa: E402
+from realtime.handlers import on  # noqa: E402
+from realtime.limits import Limits  # noqa: E402
 
 realtime.server.install()
 
@@ -32,10 +34,23 @@ class Member(RealtimeConsumer):
         await self.send_event("published", {"nodes": result.nodes, "targets": result.targets})
 
 
+class Roomy(Member):
+    """Takes larger messages than the others."""
+
+    limits = Limits(max_message_bytes=3_000_000)
+
+
+class Narrow(Member):
+    """Takes smaller ones."""
+
+    limits = Limits(max_message_bytes=100_000)
+
+
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Serve WebSockets; HTTP is answered with nothing."""
     if scope["type"] == "websocket":
-        await Member.as_asgi()(scope, receive, send)
+        consumer = {"/roomy": Roomy, "/narrow": Narrow}.get(scope["path"], Member)
+        await RateLimit(consumer.as_asgi())(scope, receive, send)
     elif scope["type"] == "http":
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})

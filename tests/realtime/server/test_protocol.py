@@ -66,3 +66,21 @@ def test_a_socket_is_not_pinged_by_the_server_when(attributes: dict[str, Any]) -
 
 def test_without_our_heartbeat_the_server_pings_everybody() -> None:
     assert idle(link=SimpleNamespace(listener=object()), pings_itself=False)._wants_ping()
+
+
+def test_after_a_violation_nothing_of_the_peer_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[bytes] = []
+    monkeypatch.setattr(WebSocketProtocol, "_dataReceived", lambda self, data: looked_at.append(data))
+    socket = idle(state=WebSocketProtocol.STATE_CLOSING)
+    socket.dataReceived(b"before")
+    socket._deaf = True
+    socket.dataReceived(b"after")
+    assert looked_at == [b"before"]
+
+
+def test_a_ping_is_not_answered_while_answers_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered: list[bytes] = []
+    monkeypatch.setattr(WebSocketProtocol, "sendPong", lambda self, payload: answered.append(payload))
+    idle(link=SimpleNamespace(writable=True)).onPing(b"answered")
+    idle(link=SimpleNamespace(writable=False)).onPing(b"left")
+    assert answered == [b"answered"]

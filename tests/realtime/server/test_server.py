@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
+import pytest
 from daphne.cli import CommandLineInterface
 from daphne.management.commands.runserver import Command
 from django.test import override_settings
 
 from realtime.server import install
+from realtime.server.inbox import Inbox
 from realtime.server.server import Server, Turns
 from tests.acceptance.processes import run
 
@@ -37,6 +40,65 @@ def test_a_server_takes_its_message_limit_from_the_settings() -> None:
     assert server.websocket_max_message_size == 5000
 
 
+class FakeProtocol:
+    """What a server needs of a WebSocket."""
+
+    def __init__(self) -> None:
+        self.inbox = Inbox(32, lambda: None, lambda: None)
+        self.ended: list[bool] = []
+
+    async def send(self, message: dict[str, Any]) -> None: ...
+
+    def application_ended(self, *, failed: bool) -> None:
+        self.ended.append(failed)
+
+
+async def reads_once(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+
+
+async def fails(scope: Any, receive: Any, send: Any) -> None:
+    raise RuntimeError("on purpose")
+
+
+def connected(application: Any) -> tuple[Server, FakeProtocol]:
+    server = Server(application=application, endpoints=["tcp:port=0"])
+    server.connections = {}
+    protocol = FakeProtocol()
+    server.protocol_connected(protocol)
+    server.create_application(protocol, {"type": "websocket"})
+    return server, protocol
+
+
+async def test_a_socket_is_forgotten_when_it_and_its_application_have_ended() -> None:
+    server, protocol = connected(reads_once)
+    server.protocol_disconnected(protocol)
+    assert protocol in server.connections
+    protocol.inbox.put({"type": "websocket.disconnect"})
+    await server.quiet()
+    assert server.connections == {}
+    assert protocol.ended == []
+
+
+async def test_or_the_other_way_round() -> None:
+    server, protocol = connected(reads_once)
+    protocol.inbox.put({"type": "websocket.receive"})
+    await server.quiet()
+    assert protocol.ended == [False]
+    assert protocol in server.connections
+    server.protocol_disconnected(protocol)
+    assert server.connections == {}
+
+
+async def test_an_application_that_fails_is_reported_to_its_socket_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server, protocol = connected(fails)
+    await server.quiet()
+    assert protocol.ended == [True]
+    assert [record.getMessage() for record in caplog.records] == ["Exception inside application: on purpose"]
+
+
 def test_under_another_server_no_reactor_is_installed() -> None:
     code = """
 import sys
@@ -44,6 +106,7 @@ from django.conf import settings
 settings.configure(INSTALLED_APPS=["ratelimit", "realtime"])
 import django; django.setup()
 from realtime.server import install
+from realtime.server.inbox import Inbox
 install()
 print([name for name in ("daphne.server", "autobahn", "twisted.internet.reactor") if name in sys.modules])
 """

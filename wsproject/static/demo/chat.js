@@ -68,17 +68,16 @@ export class Chat {
   }
 
   #message({ type, data, ts }) {
-    if (type === "chat.you") {
-      this.#me = data.user;
-      this.#showRoster();
-    } else if (type === "chat.line") {
+    if (type === "chat.line") {
       const own = data.user === this.#me;
       if (own) this.#settle((waiting) => waiting.sent && waiting.text === data.text);
       this.#addLine(data.user, data.text, ts, own);
     }
   }
 
-  #welcome({ limits }) {
+  #welcome({ user, limits }) {
+    this.#me = user;
+    this.#showRoster();
     const messages = limits?.messages_per_window;
     this.#element.limit.textContent = messages
       ? `The server takes ${messages} messages in ${limits.message_window} s.`

@@ -7,10 +7,11 @@ const KEPT = 60;
 const QUICK = 150;
 /** The first soundings come quickly, so that there is a picture; the pace after that is what the server allows. */
 const QUICK_SOUNDINGS = 24;
-const SUMMARY_EVERY = 5000;
 /** Fewer say nothing about what is typical. */
 const ENOUGH = 5;
 const SCALES = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
+/** Pixels between two depth lines at least. */
+const DEPTH_LINES_APART = 24;
 const MARGIN = { top: 16, right: 56, bottom: 4, left: 0 };
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -25,7 +26,6 @@ export class Sounder {
   #departed = null;
   #soundings = [];
   #count = 0;
-  #summarised = -Infinity;
 
   /** `interval`: milliseconds between soundings that the server allows for ever. `quick`: how many may come at once. */
   constructor(interval, quick, element) {
@@ -116,12 +116,10 @@ export class Sounder {
     p99.textContent = duration(this.#percentile(99));
     count.textContent = this.#count;
     this.#draw();
-    // The summary is read out where somebody listens: it changes rarely.
-    if (this.#soundings.length >= ENOUGH && performance.now() - this.#summarised > SUMMARY_EVERY) this.#summarise();
+    if (this.#soundings.length >= ENOUGH) this.#summarise();
   }
 
   #summarise(prefix = "") {
-    this.#summarised = performance.now();
     const taken = this.#soundings.length;
     const words = taken
       ? `Of the last ${taken}, half came back within ${duration(this.#percentile(50))} ` +
@@ -148,12 +146,13 @@ export class Sounder {
     const deepest = Math.max(1, ...this.#soundings);
     const scale = SCALES.find((candidate) => candidate >= deepest * 1.25) ?? deepest * 1.25;
     const bottom = height - MARGIN.bottom;
-    const y = (value) => MARGIN.top + (value / scale) * (bottom - MARGIN.top);
+    // By the square root: a rare deep sounding leaves the usual shallow ones to be seen.
+    const y = (value) => MARGIN.top + Math.sqrt(value / scale) * (bottom - MARGIN.top);
     const right = width - MARGIN.right;
     const x = (index) => right - (this.#soundings.length - 1 - index) * ((right - MARGIN.left) / (KEPT - 1));
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren(
-      ...[0, 0.25, 0.5, 0.75].flatMap((share) => depthLine(scale * share, y(scale * share), right)),
+      ...depths(y, bottom).flatMap((depth) => depthLine(depth, y(depth), right)),
       ...this.#bed(x, y, bottom),
       ...this.#percentileLine(y, right),
     );
@@ -180,6 +179,16 @@ export class Sounder {
       shape("text", { class: "median-label", x: 4, y: Number(at) - 4 }, "p50"),
     ];
   }
+}
+
+/** Round depths, as many as there is room for, the surface first. */
+function depths(y, bottom) {
+  const chosen = [0];
+  for (const depth of SCALES) {
+    const apart = y(depth) - y(chosen.at(-1));
+    if (apart >= DEPTH_LINES_APART && y(depth) < bottom - DEPTH_LINES_APART / 2) chosen.push(depth);
+  }
+  return chosen;
 }
 
 function depthLine(value, y, right) {

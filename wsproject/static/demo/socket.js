@@ -32,6 +32,8 @@ const BACKOFF_FLOOR = 200;
 /** A connection that held this long was a good one: the next failure starts the backoff from the beginning. */
 const SETTLED = 3000;
 const PING_EVERY = 10000;
+/** The first measurement competes with the page's own loading; a second one soon puts it right. */
+const SECOND_PING = 1500;
 
 /** Full jitter: anywhere up to a ceiling that doubles, so that a crowd does not come back in step. Milliseconds. */
 export function backoff(attempt, random = Math.random) {
@@ -66,7 +68,8 @@ export class LiveSocket extends EventTarget {
   #attempt = 0;
   #openedAt = 0;
   #retryAfter = null;
-  #unanswered = false;
+  /** When the `system.ping` was sent that has no answer yet; `null` where every one has. */
+  #pingedAt = null;
   #cause = { code: null, words: "" };
 
   state = { name: "idle", code: null, words: "", restarting: false, until: 0 };
@@ -96,7 +99,8 @@ export class LiveSocket extends EventTarget {
 
   /** Send a string. Return whether there was a connection to take it. */
   send(text) {
-    if (this.state.name !== "live") return false;
+    // A socket that is closing takes nothing more, although its close event has yet to come.
+    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(text);
     return true;
   }
@@ -115,22 +119,26 @@ export class LiveSocket extends EventTarget {
     this.#openedAt = performance.now();
     this.#cause = { code: null, words: "" };
     this.#become("live");
-    if (this.#measures) {
-      this.#unanswered = false;
-      this.#ping();
-      this.#pinger = setInterval(() => this.#ping(), PING_EVERY);
-    }
+    if (this.#measures) this.#ping(SECOND_PING);
   }
 
-  /** Measure the way, and give up a connection on which the last measurement got no answer. */
-  #ping() {
-    if (this.#unanswered) {
-      this.#drop();
-      this.#closed(LOST);
-      return;
-    }
-    this.#unanswered = true;
-    this.#socket.send(JSON.stringify({ type: "system.ping", data: { ts: performance.now() } }));
+  /** Measure the way, and again after `next` milliseconds. */
+  #ping(next = PING_EVERY) {
+    this.#pingedAt = performance.now();
+    this.#say("system.ping", { ts: this.#pingedAt });
+    this.#pinger = setTimeout(() => this.#listen(), next);
+  }
+
+  /** Give up a connection on which the last measurement got no answer for long. */
+  #listen() {
+    const silent = this.#pingedAt === null ? 0 : performance.now() - this.#pingedAt;
+    if (silent >= PING_EVERY) this.#closed(LOST);
+    else if (silent > 0) this.#pinger = setTimeout(() => this.#listen(), PING_EVERY - silent);
+    else this.#ping();
+  }
+
+  #say(type, data) {
+    this.send(JSON.stringify({ type, data }));
   }
 
   #received(data) {
@@ -147,9 +155,9 @@ export class LiveSocket extends EventTarget {
 
   #system(type, data) {
     if (type === "system.ping") {
-      this.#socket.send(JSON.stringify({ type: "system.pong", data: { ts: data.ts } }));
+      this.#say("system.pong", { ts: data.ts });
     } else if (type === "system.pong") {
-      this.#unanswered = false;
+      this.#pingedAt = null;
       if (typeof data.ts === "number") this.rtt = Math.max(0, performance.now() - data.ts);
       this.#emit("state");
     } else if (type === "system.closing" || type === "system.rate_limited") {
@@ -187,8 +195,9 @@ export class LiveSocket extends EventTarget {
   }
 
   #drop() {
-    clearInterval(this.#pinger);
+    clearTimeout(this.#pinger);
     this.#openedAt = 0;
+    this.#pingedAt = null;
     this.rtt = null;
     const socket = this.#socket;
     this.#socket = null;

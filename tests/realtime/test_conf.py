@@ -1,0 +1,202 @@
+"""The settings of ``realtime``: their defaults, and every value that cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from realtime.conf import RealtimeSettings, get_settings
+
+DEFAULTS = {
+    "REALTIME_NODE_NAME": "",
+    "REALTIME_HEARTBEAT_ENABLED": True,
+    "REALTIME_HEARTBEAT_INTERVAL": 30.0,
+    "REALTIME_HEARTBEAT_TIMEOUT": 60.0,
+    "REALTIME_HEARTBEAT_TYPE": "auto",
+    "REALTIME_IDLE_TIMEOUT": 0.0,
+    "REALTIME_MAX_CONNECTION_AGE": 0.0,
+    "REALTIME_MAX_CLIENT_ERRORS": 10,
+    "REALTIME_HANDLER_CONCURRENCY": 1,
+    "REALTIME_HANDLER_TIMEOUT": 30.0,
+    "REALTIME_MAX_INBOUND_MESSAGES": 32,
+    "REALTIME_MAX_OUTBOUND_BYTES": 1024 * 1024,
+    "REALTIME_SLOW_CONSUMER": "disconnect",
+    "REALTIME_MAX_ROOMS": 100,
+    "REALTIME_MAX_SESSION_DATA_BYTES": 64 * 1024,
+    "REALTIME_MAX_QUEUE_SIZE": 10000,
+    "REALTIME_MAX_CONCURRENT_BROADCAST": 1000,
+    "REALTIME_MAX_CONCURRENT_CLEANUP": 100,
+    "REALTIME_TASK_RESTART_INTERVAL": 5.0,
+    "REALTIME_DRAIN_TIMEOUT": 30.0,
+    "REALTIME_DRAIN_BATCH": 200,
+    "REALTIME_RECONNECT_SPREAD": 10.0,
+}
+
+LOWEST = {
+    "REALTIME_IDLE_TIMEOUT": 0,
+    "REALTIME_MAX_CONNECTION_AGE": 0,
+    "REALTIME_MAX_CLIENT_ERRORS": 0,
+    "REALTIME_HANDLER_CONCURRENCY": 1,
+    "REALTIME_HANDLER_TIMEOUT": 0,
+    "REALTIME_MAX_INBOUND_MESSAGES": 1,
+    "REALTIME_MAX_OUTBOUND_BYTES": 1024,
+    "REALTIME_MAX_ROOMS": 1,
+    "REALTIME_MAX_SESSION_DATA_BYTES": 0,
+    "REALTIME_MAX_QUEUE_SIZE": 1,
+    "REALTIME_MAX_CONCURRENT_BROADCAST": 1,
+    "REALTIME_MAX_CONCURRENT_CLEANUP": 1,
+    "REALTIME_DRAIN_TIMEOUT": 0,
+    "REALTIME_DRAIN_BATCH": 1,
+    "REALTIME_RECONNECT_SPREAD": 0,
+}
+HIGHEST = {
+    "REALTIME_HEARTBEAT_INTERVAL": 3600,
+    "REALTIME_HEARTBEAT_TIMEOUT": 86400,
+    "REALTIME_HANDLER_CONCURRENCY": 1000,
+    "REALTIME_TASK_RESTART_INTERVAL": 3600,
+    "REALTIME_DRAIN_TIMEOUT": 3600,
+    "REALTIME_RECONNECT_SPREAD": 3600,
+}
+ABOVE_ZERO = ("REALTIME_HEARTBEAT_INTERVAL", "REALTIME_HEARTBEAT_TIMEOUT", "REALTIME_TASK_RESTART_INTERVAL")
+CHOICES = {
+    "REALTIME_HEARTBEAT_TYPE": ("auto", "ping", "message"),
+    "REALTIME_SLOW_CONSUMER": ("disconnect", "drop_oldest", "drop_newest", "coalesce"),
+}
+
+
+def problem_ids() -> list[str]:
+    return [problem.id for problem in RealtimeSettings.read()[1]]
+
+
+def test_defaults():
+    """F1: those of the tool that people come from."""
+    assert {name: field.default for name, field in RealtimeSettings.names().items()} == DEFAULTS
+    assert problem_ids() == []
+
+
+def test_every_setting_has_its_row_here():
+    """A number is bounded below, a word is one of several; only a name and a switch are free."""
+    free = {"REALTIME_NODE_NAME", "REALTIME_HEARTBEAT_ENABLED"}
+    assert free | set(LOWEST) | set(ABOVE_ZERO) | set(CHOICES) == set(DEFAULTS)
+
+
+def test_every_setting_says_what_it_does_and_in_which_unit():
+    for name, field in RealtimeSettings.names().items():
+        assert field.metadata["doc"].endswith(".")
+        assert bool(field.metadata["unit"]) == (type(DEFAULTS[name]) in (int, float))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*LOWEST.items(), *HIGHEST.items()],
+    ids=lambda value: str(value).removeprefix("REALTIME_"),
+)
+def test_a_value_on_its_bound_is_accepted(name, value):
+    # The timeout has to stay above the interval.
+    others = {"REALTIME_HEARTBEAT_TIMEOUT": 86400} if name == "REALTIME_HEARTBEAT_INTERVAL" else {}
+    with override_settings(**others, **{name: value}):
+        assert problem_ids() == []
+        assert getattr(get_settings(), name.removeprefix("REALTIME_").lower()) == value
+
+
+BEYOND = [
+    *((name, lowest - 1) for name, lowest in LOWEST.items()),
+    *((name, highest + 1) for name, highest in HIGHEST.items()),
+    *((name, 0) for name in ABOVE_ZERO),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BEYOND, ids=lambda value: str(value).removeprefix("REALTIME_"))
+def test_a_value_beyond_its_bound_is_refused_by_name_and_value(name, value):
+    with override_settings(**{name: value}):
+        assert problem_ids() == ["realtime.E003"]
+        with pytest.raises(ImproperlyConfigured, match=f"{name} is {value}"):
+            get_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "default"), DEFAULTS.items(), ids=lambda value: str(value).removeprefix("REALTIME_")
+)
+def test_a_value_of_another_type_is_refused(name, default):
+    with override_settings(**{name: 1 if isinstance(default, str | bool) else "1"}):
+        assert problem_ids() == ["realtime.E001"]
+        with pytest.raises(ImproperlyConfigured, match=f"{name} is"):
+            get_settings()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, default in DEFAULTS.items() if type(default) in (int, float)]
+)
+def test_a_bool_is_no_number(name):
+    with override_settings(**{name: True}):
+        assert problem_ids() == ["realtime.E001"]
+
+
+@pytest.mark.parametrize(("name", "choices"), CHOICES.items())
+def test_a_word_is_one_of_its_choices(name, choices):
+    for choice in choices:
+        with override_settings(**{name: choice}):
+            assert problem_ids() == []
+    with override_settings(**{name: choices[-1] + "s"}):
+        (problem,) = RealtimeSettings.read()[1]
+        assert (problem.id, problem.hint) == ("realtime.E004", f"Did you mean {choices[-1]!r}?")
+
+
+def test_a_misspelt_setting_is_named_with_its_likely_spelling():
+    with override_settings(REALTIME_HEARTBEAT_INTERVALL=10):
+        (problem,) = RealtimeSettings.read()[1]
+    assert (problem.id, problem.hint) == ("realtime.E002", "Did you mean REALTIME_HEARTBEAT_INTERVAL?")
+
+
+@pytest.mark.parametrize(
+    ("interval", "timeout", "fits"),
+    [
+        pytest.param(30.0, 30.1, True, id="a little longer"),
+        pytest.param(30.0, 30.0, False, id="as long"),
+        pytest.param(30.0, 10.0, False, id="shorter"),
+    ],
+)
+def test_a_socket_must_be_asked_before_it_can_be_found_silent(interval, timeout, fits):
+    settings = RealtimeSettings(heartbeat_interval=interval, heartbeat_timeout=timeout)
+    problems = list(settings.conflicts())
+    assert [problem.id for problem in problems] == ([] if fits else ["realtime.E010"])
+    for problem in problems:
+        assert f"REALTIME_HEARTBEAT_TIMEOUT is {timeout:g} seconds" in problem.message
+        assert f"REALTIME_HEARTBEAT_INTERVAL {interval:g}." in problem.message
+        assert "must be longer" in problem.hint
+
+
+def test_a_conflict_keeps_the_settings_from_being_used():
+    with (
+        override_settings(REALTIME_HEARTBEAT_TIMEOUT=30.0),
+        pytest.raises(ImproperlyConfigured, match="E010"),
+    ):
+        get_settings()
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    wrong = {
+        "REALTIME_MAX_ROOMS": 0,
+        "REALTIME_HANDLER_TIMEOUT": "soon",
+        "REALTIME_SLOW_CONSUMER": "wait",
+        "REALTIME_X": 1,
+    }
+    with override_settings(**wrong), pytest.raises(ImproperlyConfigured) as caught:
+        get_settings()
+    assert all(name in str(caught.value) for name in wrong)
+
+
+def test_settings_are_read_once_and_again_when_they_change():
+    first = get_settings()
+    assert get_settings() is first
+    with override_settings(REALTIME_MAX_ROOMS=5):
+        assert get_settings().max_rooms == 5
+    assert get_settings() == first
+
+
+def test_settings_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        get_settings().max_rooms = 5  # type: ignore[misc]

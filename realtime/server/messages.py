@@ -45,10 +45,10 @@ class Assembly:
 
     """
 
-    __slots__ = ("_buffer", "_decoder", "_inflate", "_max_bytes", "_opcode", "_packed")
+    __slots__ = ("_buffer", "_decoder", "_inflate", "_opcode", "_packed", "max_bytes")
 
     def __init__(self, max_bytes: int, inflate: Inflate | None = None) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._inflate = inflate
         self._opcode = CONTINUATION
         self._packed = False
@@ -101,13 +101,13 @@ class Assembly:
 
     def _check_size(self, size: int, *, packed: bool) -> None:
         # Deflate makes what cannot be compressed a little longer, and the bound is for what comes out.
-        bound = self._max_bytes + (self._max_bytes >> 6) + 64 if packed else self._max_bytes
-        if self._max_bytes and size > bound:
-            raise Violation(TOO_BIG, f"a message of more than {self._max_bytes} bytes")
+        bound = self.max_bytes + (self.max_bytes >> 6) + 64 if packed else self.max_bytes
+        if self.max_bytes and size > bound:
+            raise Violation(TOO_BIG, f"a message of more than {self.max_bytes} bytes")
 
     def _finished(self, opcode: int, payload: bytes, *, packed: bool) -> str | bytes:
         if packed and self._inflate is not None:
-            payload = self._inflate(payload, self._max_bytes)
+            payload = self._inflate(payload, self.max_bytes)
         return utf8(payload) if opcode == TEXT else payload
 
 

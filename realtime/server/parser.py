@@ -90,7 +90,7 @@ class ParserListener(WSListener):
 class Parser(WSProtocol):
     """The protocol of one socket, from the handshake on."""
 
-    __slots__ = ("_listener",)
+    __slots__ = ("_listener", "_room")
 
     def __init__(self, listener: ParserListener, *, max_frame_bytes: int, read_buffer_bytes: int) -> None:
         super().__init__(
@@ -122,6 +122,12 @@ class Parser(WSProtocol):
         super().connection_made(_StandIn(self._listener.violated))
         super().get_buffer(-1)[: len(_HANDSHAKE)] = _HANDSHAKE
         super().buffer_updated(len(_HANDSHAKE))
+        self._room = len(super().get_buffer(-1))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no part of a frame is held: certain if true, and false also where the buffer has grown."""
+        return len(super().get_buffer(-1)) == self._room
 
     def get_buffer(self, hint: int) -> memoryview:
         """

@@ -107,9 +107,11 @@ class NativeWebSocket(ParserListener):
         "_late_pong",
         "_late_sends",
         "_loop",
+        "_parser",
         "_ping",
         "_ping_sent_at",
         "_queue",
+        "_reseat_due",
         "_sends_in_row",
         "_sock",
         "_stream",
@@ -140,7 +142,7 @@ class NativeWebSocket(ParserListener):
         self.phase = Phase.CONNECTING
         self.listener: TransportListener | None = None
         self.max_message_bytes = engine.options.max_message_bytes
-        """Largest message that is received, in bytes; may be changed until the socket is accepted."""
+        """Largest message that is received, in bytes; 0 is any."""
         self.on_message: Callable[[str | bytes], bool] | None = None
         """
         Called with each message as it comes, in the loop's own call. Returns whether it took the message;
@@ -161,6 +163,8 @@ class NativeWebSocket(ParserListener):
         self.opened_at: float | None = None
         """When the socket was accepted, in seconds of the loop's clock; ``None`` if it never was."""
         self._held = 0
+        self._parser: Parser | None = None
+        self._reseat_due = False
         self._chaff = 0
         self._heard = False
         self._late_pong: bytes | None = None
@@ -389,7 +393,8 @@ class NativeWebSocket(ParserListener):
             self._unsent = _send_now(sock, head)
             # From here on the transport owns the socket.
             self._sock = None
-            await open_parser(self._loop, sock, self._new_parser())
+            self._parser = self._new_parser()
+            await open_parser(self._loop, sock, self._parser)
         except OSError:
             sock.close()
             self._lost()
@@ -506,7 +511,7 @@ class NativeWebSocket(ParserListener):
         except Violation as violation:
             self._fail(violation.code, violation.text)
             return
-        if frame.payload_size > LARGE_BYTES and not frame.tail_size:
+        if (self._reseat_due or frame.payload_size > LARGE_BYTES) and not frame.tail_size:
             self._hold(_Hold.RESEAT)
             self._loop.call_soon(self._reseat)
         on_message = self.on_message
@@ -559,7 +564,7 @@ class NativeWebSocket(ParserListener):
             return
         stream = self._stream
         self._begin_closing(code, reason)
-        self._stream = None
+        self._stream = self._parser = None
         Farewell(self._loop).begin(stream)
         self._tell_disconnected(code, reason)
         self._let_go()
@@ -573,7 +578,7 @@ class NativeWebSocket(ParserListener):
             self._stream.abort()
 
     def on_ws_disconnected(self, transport: object) -> None:
-        self._stream = None
+        self._stream = self._parser = None
         self._lost()
 
     def _hold(self, why: int) -> None:
@@ -588,11 +593,12 @@ class NativeWebSocket(ParserListener):
                 self._stream.resume_reading()
 
     def _reseat(self) -> None:
-        """Continue with a small read buffer: picows never gives back what a large message needed."""
+        """Continue with another parser: picows never gives back what a large message needed, nor changes its bound."""
         if self.phase is Phase.OPEN and self._stream is not None:
-            parser = self._new_parser()
-            parser.prepare()
-            self._stream.set_protocol(parser)
+            self._reseat_due = False
+            self._parser = self._new_parser()
+            self._parser.prepare()
+            self._stream.set_protocol(self._parser)
         self._release(_Hold.RESEAT)
 
     # The transport: what the layers above may do at any time
@@ -633,6 +639,16 @@ class NativeWebSocket(ParserListener):
                 self._write_message(self._stream, _TEXT_OPCODE, payload.encode())
             else:
                 self._write_message(self._stream, _BINARY_OPCODE, payload)
+
+    def limit_messages(self, size: int) -> None:
+        self.max_message_bytes = size
+        if self.phase is Phase.OPEN and self._parser is not None:
+            self._assembly.max_bytes = size
+            if self._parser.is_empty:
+                self._reseat()
+            else:
+                # Between two frames there is a chance to.
+                self._reseat_due = True
 
     def ping(self) -> None:
         if self.phase is Phase.OPEN:

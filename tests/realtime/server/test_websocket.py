@@ -136,6 +136,30 @@ async def test_large_message_does_not_keep_its_memory() -> None:
         app.go.set()
 
 
+@pytest.mark.parametrize("part", [b"", b"\x82"], ids=["between frames", "inside a frame"])
+@pytest.mark.parametrize(("limit", "accepts"), [(1000, False), (3000, True), (0, True)])
+async def test_route_sets_the_largest_message_and_the_header_is_enough_to_refuse_it(
+    part: bytes, limit: int, accepts: bool
+) -> None:
+    app = Opened()
+    async with native(app, max_message_bytes=2000) as server, await server.opened() as peer:
+        await app.wait()
+        peer.send(rawclient.text("before") + part)
+        assert (await app.receive())["text"] == "before"
+        app.transport.limit_messages(limit)
+        if part:
+            peer.send(b"\x80abcd")
+            assert (await app.receive())["bytes"] == b""
+            await asyncio.sleep(0.01)
+        if accepts:
+            peer.send(rawclient.frame(Opcode.BINARY, b"x" * 2500))
+            assert len((await app.receive())["bytes"]) == 2500
+        else:
+            peer.send(b"\x82\xfe" + (1001).to_bytes(2, "big"))
+            assert (await peer.closed())[0] == 1009
+        app.go.set()
+
+
 # The handshake
 
 

@@ -53,7 +53,7 @@ class NativeHalf:
         loop: Any = reactor._asyncioEventloop  # daphne installed the asyncio reactor
         self.engine = Engine(
             server.application,
-            _options(server, settings),
+            options_of(server, settings),
             loop=loop,
             forwarded=self._forwarded if server.proxy_forwarded_address_header else None,
             on_action=lambda action, details: server.log_action("websocket", action, details),
@@ -122,7 +122,8 @@ class UnwatchedSocket:
         self.transport.cancel()
 
 
-def _options(server: Server, settings: RealtimeSettings) -> Options:
+def options_of(server: Server, settings: RealtimeSettings) -> Options:
+    """Return what the engine has to keep to: daphne's command line and our settings."""
     return Options(
         max_message_bytes=server.websocket_max_message_size,
         max_inbound_messages=settings.max_inbound_messages,

@@ -61,11 +61,16 @@ class Native:
 
 @asynccontextmanager
 async def native(
-    application: Application, *, head_timeout: float = SOON, idle_timeout: float = SOON, **options: Any
+    application: Application,
+    *,
+    given: Options | None = None,
+    head_timeout: float = SOON,
+    idle_timeout: float = SOON,
+    **options: Any,
 ) -> AsyncIterator[Native]:
     """Serve ``application``; in the end every socket must go, and every application end."""
     loop = asyncio.get_running_loop()
-    engine = Engine(application, Options(**options), loop=loop)
+    engine = Engine(application, given or Options(**options), loop=loop)
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     served: list[bytes] = []
 

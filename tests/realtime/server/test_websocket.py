@@ -185,7 +185,9 @@ async def test_scope_is_what_asgi_says() -> None:
 
 async def test_firefox_is_served() -> None:
     async with native(echo) as server, await server.peer() as peer:
-        peer.send(rawclient.handshake("/").replace(b"Connection: Upgrade", b"Connection: keep-alive, Upgrade"))
+        peer.send(
+            rawclient.handshake("/").replace(b"Connection: Upgrade", b"Connection: keep-alive, Upgrade")
+        )
         assert (await peer.response()).status == 101
 
 
@@ -435,7 +437,9 @@ async def test_application_that_fails_before_accept_is_500(caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("accepts", [True, False])
-async def test_application_that_returns_leaves_no_open_socket(accepts: bool, caplog: pytest.LogCaptureFixture) -> None:
+async def test_application_that_returns_leaves_no_open_socket(
+    accepts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async def leave(scope: Message, receive: Any, send: Any) -> None:
         await receive()
         if accepts:
@@ -558,7 +562,9 @@ async def test_message_is_text_or_bytes(message: Message) -> None:
     "message",
     [
         pytest.param(ACCEPT, id="second accept"),
-        pytest.param({"type": "websocket.http.response.start", "status": 403, "headers": []}, id="late denial"),
+        pytest.param(
+            {"type": "websocket.http.response.start", "status": 403, "headers": []}, id="late denial"
+        ),
         pytest.param({"type": "websocket.nonsense"}, id="unknown"),
     ],
 )

@@ -672,6 +672,8 @@ class NativeWebSocket(ParserListener):
             self.abort()
 
     def close(self, code: int, reason: str) -> None:
+        if self.phase is Phase.CONNECTING:
+            self._deny(403, [], b"")
         if self.phase is not Phase.OPEN or self._stream is None:
             return
         self._begin_closing(code, reason)

@@ -196,7 +196,7 @@ async def test_socket_is_not_read_while_too_many_messages_wait() -> None:
         await app.wait()
         for number in range(6):
             peer.send(rawclient.text(str(number)))
-            await asyncio.sleep(0.01)
+            await until(lambda number=number: len(app.transport._queue) > min(number, 3))
         assert app.transport.is_held
         assert len(app.transport._queue) == 4
         assert [(await app.receive())["text"] for _ in range(6)] == [str(number) for number in range(6)]

@@ -260,6 +260,18 @@ async def test_close_before_accept_is_403_and_the_application_hears_the_end() ->
     assert heard == [{"type": "websocket.disconnect", "code": 1006, "reason": ""}]
 
 
+async def test_transport_that_is_closed_before_accept_is_403() -> None:
+    async def refuse(scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        scope["extensions"]["realtime"].close(4401, "not allowed")
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    async with native(refuse) as server, await server.peer() as peer:
+        peer.send(rawclient.handshake("/"))
+        assert (await peer.response()).status == 403
+        await server.empty()
+
+
 @pytest.mark.parametrize(
     ("change", "status"),
     [

@@ -10,9 +10,7 @@ from typing import Final, Literal, TypeGuard
 BudgetName = Literal["messages", "bytes", "system"]
 
 _SLACK: Final = 1e-6
-# A wait is rounded up to whole milliseconds and by at least this share of one, so that no rounding of
-# floats can refuse a client that waited as long as it was told.
-_MARGIN: Final = 0.01
+"""Seconds by which a unit may come early: more than floats lose, less than a clock shows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +108,7 @@ class Meter:
         ahead = self._ahead(now) + self._length(cost) - self.depth
         if ahead <= _SLACK:
             return 0.0
-        return math.ceil(ahead * 1000 + _MARGIN) / 1000
+        return math.ceil(ahead * 1000) / 1000
 
     def charge(self, now: float, cost: float = 1.0) -> None:
         """Let ``cost`` units pass at ``now``; legal after :meth:`wait` returned 0 for them."""

@@ -24,6 +24,7 @@ __all__ = [
     "UNAUTHENTICATED",
     "CloseReason",
     "name_of",
+    "should_retry",
 ]
 
 DONE = CloseReason(1000, "done", "done", retry=False)
@@ -58,6 +59,12 @@ REASONS = (
 )
 
 _BY_CODE = {reason.code: reason for reason in REASONS}
+
+
+def should_retry(code: int) -> bool:
+    """Whether a client that is closed with ``code`` should come back: not with one the table does not have."""
+    reason = _BY_CODE.get(code)
+    return reason is not None and reason.retry
 
 
 def name_of(code: int | None) -> str:

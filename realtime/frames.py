@@ -51,8 +51,11 @@ class Frame:
 
     @classmethod
     def json(cls, message: Any, *, key: object = None) -> Frame:
-        """Return ``message`` (anything msgspec can encode) as a JSON text frame."""
-        encoded = _encode(message)
+        """Return ``message`` as a JSON text frame. Raise TypeError for what JSON cannot hold."""
+        try:
+            encoded = _encode(message)
+        except (UnicodeError, RecursionError) as error:
+            raise TypeError(f"The message cannot be sent as JSON: {error}.") from None
         return cls(encoded.decode(), size=len(encoded), key=key)
 
     @property

@@ -16,6 +16,8 @@ from realtime.errors import ClientError, HandlerError
 Method = TypeVar("Method", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 _MARK = "_realtime_handles"
+Mark = tuple[str, float | None]
+"""The type a method handles, and its timeout in seconds."""
 
 
 def on(type: str, *, timeout: float | None = None) -> Callable[[Method], Method]:
@@ -107,12 +109,11 @@ def gather(cls: type, base: type) -> dict[str, Handler]:
 
     """
     found: dict[str, Handler] = {}
-    for name, method in _marked(cls):
+    for name, (type, timeout), method in _marked(cls):
         if hasattr(base, name):
             raise HandlerError(
                 f"{cls.__qualname__}.{name} is a handler, and would replace {base.__name__}.{name}. Rename it."
             )
-        type, timeout = getattr(method, _MARK)
         if type in found:
             raise HandlerError(f"{cls.__qualname__}.{name} handles {type!r}, and so does {found[type].name}.")
         found[type] = Handler(type, method, timeout)
@@ -132,12 +133,22 @@ def registered() -> list[HandlerInfo]:
     )
 
 
-def _marked(cls: type) -> Iterator[tuple[str, Callable[..., Awaitable[Any]]]]:
+def _marked(cls: type) -> Iterator[tuple[str, Mark, Callable[..., Awaitable[Any]]]]:
     """Yield marked methods; one that a subclass overrides without a mark keeps the mark of its base."""
     for name in dir(cls):
         method = inspect.getattr_static(cls, name)
-        if hasattr(method, _MARK):
-            yield name, method
+        mark = _mark_of(cls, name)
+        if mark is not None and inspect.iscoroutinefunction(method):
+            yield name, mark, method
+
+
+def _mark_of(cls: type, name: str) -> Mark | None:
+    """Return the nearest mark of a method: its own, or that of the method it overrides."""
+    for base in cls.__mro__:
+        mark: Mark | None = getattr(base.__dict__.get(name), _MARK, None)
+        if mark is not None:
+            return mark
+    return None
 
 
 def _signature(method: Callable[..., Any]) -> inspect.Signature:

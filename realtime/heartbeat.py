@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from realtime.close_codes import HEARTBEAT_TIMEOUT, RESTART
+from ratelimit.logs import get_logger
+from realtime.close_codes import HEARTBEAT_TIMEOUT, RESTART, SERVER_ERROR
 from realtime.conf import get_settings
 
 if TYPE_CHECKING:
     from realtime.connections import Connection
     from realtime.counters import Counters
+
+logger = get_logger("realtime")
 
 Action = Literal["ping", "silent", "idle", "old"]
 
@@ -159,7 +162,7 @@ class HeartbeatWorker:
         for number, connection in enumerate(self._deadlines.due(now), start=1):
             connection.heartbeat = None
             if not connection.closed:
-                self._attend(connection, now)
+                self._attend_safely(connection, now)
             if number % slice_size == 0:
                 await asyncio.sleep(0)
 
@@ -176,6 +179,14 @@ class HeartbeatWorker:
                 pass
             self._wake.clear()
             await self.beat()
+
+    def _attend_safely(self, connection: Connection, now: float) -> None:
+        """One socket that fails must not keep the others from being asked, nor live for ever."""
+        try:
+            self._attend(connection, now)
+        except Exception:
+            logger.exception("socket could not be looked after", client=connection.id)
+            connection.close(SERVER_ERROR)
 
     def _attend(self, connection: Connection, now: float) -> None:
         action, again = verdict(patience_of(connection), _signs(connection), now)
@@ -206,6 +217,9 @@ def patience_of(connection: Connection) -> Patience:
         share = 0.5 + (hash(connection.id) % 1024) / 2048
         interval = _first(limits.heartbeat_interval, settings.heartbeat_interval) * share
         timeout = _first(limits.heartbeat_timeout, settings.heartbeat_timeout)
+        if timeout:
+            # A route may be less patient than the settings ask often; the peer needs time to answer.
+            interval = min(interval, timeout / 2)
     return Patience(
         interval, timeout, _first(limits.idle_timeout, settings.idle_timeout), settings.max_connection_age
     )

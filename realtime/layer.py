@@ -6,8 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ratelimit.logs import get_logger
 from realtime.errors import ChannelLayerMissing
 from realtime.stepping import Rest, step
+
+logger = get_logger("realtime")
+
+RETRY = 0.5
+"""Seconds before a channel layer that failed is asked again."""
 
 
 class OwnChannel:
@@ -25,11 +31,12 @@ class OwnChannel:
         self._deliver = deliver
         self._name: str | None = None
         self._listener: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def listening(self) -> bool:
         """Whether messages of the layer may come."""
-        return self._listener is not None
+        return self._listener is not None and not self._closed
 
     async def prepare(self) -> None:
         """Make the channel now."""
@@ -49,6 +56,7 @@ class OwnChannel:
 
     async def close(self) -> None:
         """Stop listening."""
+        self._closed = True
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
@@ -69,8 +77,20 @@ class OwnChannel:
         )
 
     def _listen(self) -> None:
+        if self._closed:
+            return
         self._listener = asyncio.get_running_loop().create_task(self._run(), name="realtime.own-channel")
 
     async def _run(self) -> None:
+        failing = False
         while True:
-            await self._deliver(await self._layer.receive(self._name))
+            try:
+                message = await self._layer.receive(self._name)
+            except Exception as error:  # noqa: BLE001 - any layer may raise anything, and may be back soon
+                if not failing:
+                    logger.warning("channel layer does not deliver", channel=self._name, error=str(error))
+                failing = True
+                await asyncio.sleep(RETRY)
+                continue
+            failing = False
+            await self._deliver(message)

@@ -68,6 +68,12 @@ class Supervisor:
             try:
                 await work()
                 job.last_error = "it returned"
+            except asyncio.CancelledError:
+                if _is_being_cancelled():
+                    raise
+                # Something inside was cancelled, not this task: work that ends that way has died too.
+                job.last_error = "it was cancelled from within"
+                logger.error("background task failed", task=name, error=job.last_error)
             except Exception as error:
                 job.last_error = f"{type(error).__name__}: {error}"
                 logger.exception("background task failed", task=name)
@@ -76,3 +82,8 @@ class Supervisor:
             await asyncio.sleep(get_settings().task_restart_interval)
             job.restarts += 1
             self._counters.task_restarts += 1
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

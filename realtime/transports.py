@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
+from ratelimit.close_codes import CloseReason
+from ratelimit.closing import send_close
+from ratelimit.logs import get_logger
+from realtime.close_codes import should_retry
 from realtime.frames import Frame
 from realtime.stepping import finish, step
+
+logger = get_logger("realtime")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -73,7 +80,7 @@ class AsgiTransport:
     Any ASGI server's ``send``, used without waiting for it.
 
     Most servers complete a ``send`` without suspending, so it is stepped in place; where one does
-    suspend (its buffer is full), a task finishes it and the transport is not writable until then.
+    suspend (its buffer is full), a task finishes it, and the transport is not writable until then.
 
     """
 
@@ -82,25 +89,29 @@ class AsgiTransport:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._rest: asyncio.Task[None] | None = None
-        self._pending_close: dict[str, Any] | None = None
-        self._pending_bytes = 0
+        self._sending: asyncio.Task[None] | None = None
+        self._waiting: deque[tuple[Awaitable[None], int]] = deque()
+        self._waiting_bytes = 0
         self.listener: TransportListener | None = None
         self.closed = False
 
     @property
     def writable(self) -> bool:
-        return self._rest is None
+        return self._sending is None
 
     @property
     def buffered_bytes(self) -> int:
-        return self._pending_bytes
+        return self._waiting_bytes
 
     def write(self, frame: Frame) -> None:
         if self.closed:
             return
         kind = "text" if frame.is_text else "bytes"
-        self._pass_on({"type": "websocket.send", kind: frame.payload}, frame.size)
+        message = {"type": "websocket.send", kind: frame.payload}
+        if self._sending is None:
+            self._step(self._send(message), frame.size)
+        else:
+            self._wait(self._send(message), frame.size)
 
     def limit_messages(self, size: int) -> None:
         """Leave it to the middleware: ASGI gives messages when they are whole."""
@@ -112,41 +123,64 @@ class AsgiTransport:
         if self.closed:
             return
         self.closed = True
-        message = {"type": "websocket.close", "code": code, "reason": reason}
-        if self._rest is None:
-            self._pass_on(message, 0)
+        closing = send_close(self._send, CloseReason(code, "", reason, retry=should_retry(code)))
+        if self._sending is None:
+            self._step(closing, 0)
         else:
-            self._pending_close = message
+            self._wait(closing, 0)
 
     def abort(self) -> None:
-        """Close as far as ASGI can: a waiting write is given up, and the server told to close."""
-        if self._rest is not None:
-            self._rest.cancel()
+        """Close as far as ASGI can: what waits is given up, and the server told to close."""
+        # A close that waits behind messages is the one thing that is still worth sending.
+        closing = self._waiting.pop() if self.closed and self._waiting else None
+        self._give_up()
+        if closing is not None:
+            self._waiting.append(closing)
+        if self._sending is not None:
+            self._sending.cancel()
         self.close(1011, "")
 
-    def _pass_on(self, message: dict[str, Any], size: int) -> None:
+    def _wait(self, sending: Awaitable[None], size: int) -> None:
+        self._waiting.append((sending, size))
+        self._waiting_bytes += size
+
+    def _step(self, sending: Awaitable[None], size: int) -> None:
         try:
-            rest = step(self._send(message))
-        except OSError:
-            # ASGI 2.4: the peer is gone. The receive side says so in its own words.
-            self.closed = True
+            rest = step(sending)
+        except Exception as error:  # noqa: BLE001 - what a server raises for a peer that is gone is its own affair
+            self._gone(error)
             return
         if rest is not None:
-            self._pending_bytes = size
-            self._rest = asyncio.get_running_loop().create_task(finish(rest))
-            self._rest.add_done_callback(self._written)
+            self._waiting_bytes += size
+            self._sending = asyncio.get_running_loop().create_task(finish(rest))
+            self._sending.add_done_callback(lambda task: self._sent(task, size))
 
-    def _written(self, task: asyncio.Task[None]) -> None:
-        self._rest = None
-        self._pending_bytes = 0
-        if not task.cancelled():
-            # An error here means that the peer is gone: the receive side reports that in its own words.
-            task.exception()
-        if self._pending_close is not None:
-            message, self._pending_close = self._pending_close, None
-            self._pass_on(message, 0)
-        elif self.listener is not None and not self.closed:
+    def _sent(self, task: asyncio.Task[None], size: int) -> None:
+        self._sending = None
+        self._waiting_bytes -= size
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._gone(error)
+        while self._waiting and self._sending is None:
+            sending, size = self._waiting.popleft()
+            self._waiting_bytes -= size
+            self._step(sending, size)
+        if self._sending is None and not self.closed and self.listener is not None:
             self.listener.resume_writing()
+
+    def _gone(self, error: Exception) -> None:
+        """The server does not take messages for this peer any more. The receive side says why in its own words."""
+        if not isinstance(error, OSError):
+            logger.debug("socket takes no messages", error=repr(error))
+        self.closed = True
+        self._give_up()
+
+    def _give_up(self) -> None:
+        for sending, size in self._waiting:
+            self._waiting_bytes -= size
+            if isinstance(sending, Coroutine):
+                sending.close()
+        self._waiting.clear()
 
 
 def transport_of(scope: dict[str, Any], send: Send) -> Transport:

@@ -401,6 +401,7 @@ async def test_an_application_waits_for_a_client_that_does_not_read(server: Note
     assert len(wait_for_lines(server.notes, 100)) == 100
 
 
+@pytest.mark.setting("REALTIME_MAX_INBOUND_MESSAGES")
 async def test_a_client_that_sends_more_than_is_handled_is_made_to_wait_and_loses_nothing(
     shared: Noted, tmp_path: Path
 ) -> None:

@@ -217,6 +217,7 @@ async def test_a_kept_connection_ends_with_its_last_response(tmp_path: Path) -> 
         assert_orderly(server.wait(), seconds=6)
 
 
+@pytest.mark.setting("REALTIME_DRAIN_TIMEOUT")
 async def test_a_consumer_that_never_ends_is_cancelled_when_the_time_is_over(tmp_path: Path) -> None:
     with daphne_serving(tmp_path, REALTIME_DRAIN_TIMEOUT="1") as server:
         async with connect(f"{server.ws}/never-ends") as socket:

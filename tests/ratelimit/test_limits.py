@@ -77,6 +77,12 @@ class TestMeter:
         assert meter.take(103.0 + 3.998) > 0
         assert meter.take(103.0 + 4.0) == 0
 
+    def test_a_wait_is_rounded_up_to_whole_milliseconds(self):
+        meter = Meter(limit=3, window=1.0)
+        for _ in range(3):
+            meter.take(0.0)
+        assert meter.wait(0.0) == 0.334
+
     def test_a_refused_unit_costs_nothing(self):
         meter = Meter(limit=1, window=1.0)
         meter.take(0.0)

@@ -115,6 +115,20 @@ async def test_a_banned_user_is_refused_whatever_the_address():
     await gone(other)
 
 
+@pytest.mark.parametrize("denial", [True, False])
+async def test_the_application_of_a_refused_user_never_runs(denial):
+    bans.watch.table = BanTable([("", 7, None)])
+    ran = []
+
+    async def app(scope, receive, send):
+        ran.append(scope)
+
+    visitor = Visitor(limited(app), user=User(7), denial=denial)
+    await (visitor.denied() if denial else visitor.connect())
+    await visitor.wait()
+    assert ran == []
+
+
 async def test_anonymous_visitors_are_no_user(settings):
     settings.RATELIMIT_MAX_CONNECTIONS_PER_USER = 1
     app = limited(Echo.as_asgi())

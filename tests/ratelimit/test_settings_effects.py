@@ -163,7 +163,7 @@ async def test_connection_window(app, settings, clock):
     for _ in range(2):
         await gone(await let_in(app))
     status, headers, body = await Visitor(app, denial=True).denied()
-    assert (status, headers[b"retry-after"]) == (429, b"5")
+    assert (status, headers[b"retry-after"]) == (429, b"4")
     assert body["retry_after"] == pytest.approx(4, abs=0.0011)
     clock.pass_(body["retry_after"])
     await gone(await let_in(app))

@@ -47,7 +47,7 @@ def test_a_name_can_be_a_label(reason):
 def test_every_reason_there_is_is_in_the_table_and_can_be_imported():
     named = {name for name, value in vars(close_codes).items() if isinstance(value, CloseReason)}
     assert {getattr(close_codes, name) for name in named} == set(REASONS)
-    assert set(close_codes.__all__) == named | {"REASONS", "CloseReason", "name_of"}
+    assert set(close_codes.__all__) == named | {"REASONS", "CloseReason", "name_of", "should_retry"}
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,12 @@ def test_names_are_bounded_whatever_clients_close_with():
 def test_a_reason_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         REASONS[0].code = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=lambda reason: str(reason.code))
+def test_a_client_comes_back_as_the_table_says(reason):
+    assert close_codes.should_retry(reason.code) is reason.retry
+
+
+def test_a_client_does_not_come_back_after_a_code_nobody_knows():
+    assert not close_codes.should_retry(4999)

@@ -154,6 +154,7 @@ async def test_nobody_there_takes_no_time(crowd: FakeCrowd) -> None:
     assert report.seconds < 0.1
 
 
+@pytest.mark.setting("REALTIME_DRAIN_BATCH")
 @override_settings(REALTIME_DRAIN_BATCH=2)
 async def test_batches_leave_one_after_another(crowd: FakeCrowd) -> None:
     sockets = [FakeSocket(crowd) for _ in range(3)]
@@ -164,6 +165,7 @@ async def test_batches_leave_one_after_another(crowd: FakeCrowd) -> None:
     assert outcome(await draining) == (3, 0)
 
 
+@pytest.mark.setting("REALTIME_RECONNECT_SPREAD")
 @override_settings(REALTIME_RECONNECT_SPREAD=0)
 async def test_without_a_spread_everybody_may_come_back_at_once(crowd: FakeCrowd) -> None:
     socket = FakeSocket(crowd)

@@ -97,6 +97,20 @@ def test_what_json_cannot_hold_is_named_with_its_type():
         Frame.json({"a": 1j})
 
 
+def itself() -> list[Any]:
+    inner: list[Any] = []
+    inner.append(inner)
+    return inner
+
+
+@pytest.mark.parametrize(
+    "message", [pytest.param("\ud800", id="lone surrogate"), pytest.param(itself(), id="holds itself")]
+)
+def test_what_utf8_or_the_stack_cannot_hold_is_a_type_error_too(message):
+    with pytest.raises(TypeError, match="cannot be sent as JSON"):
+        Frame.json(message)
+
+
 def test_a_wire_form_is_built_once_and_shared():
     built: list[Any] = []
 

@@ -164,6 +164,30 @@ async def test_a_subclass_that_overrides_a_handler_without_a_mark_keeps_the_mark
     assert Polite.handlers["chat.bye"].timeout == 2.5
 
 
+async def test_the_mark_goes_down_every_level_and_the_nearest_counts():
+    class Polite(Chat):
+        @on("chat.farewell", timeout=1)
+        async def bye(self) -> str:
+            return "good bye"
+
+    class Formal(Polite):
+        async def bye(self) -> str:
+            return "sincerely"
+
+    assert "chat.bye" not in Formal.handlers
+    assert Formal.handlers["chat.farewell"].timeout == 1
+    assert await Formal.handlers["chat.farewell"].start(Formal(), Envelope("chat.farewell")) == "sincerely"
+
+
+def test_a_subclass_that_overrides_a_handler_with_what_is_not_async_is_refused():
+    """Said when the class is made; its messages would be unknown otherwise."""
+    with pytest.raises(HandlerError, match="must be an async function"):
+
+        class Blunt(Chat):
+            def bye(self) -> str:  # type: ignore[override]
+                return "bye"
+
+
 async def test_a_subclass_may_mark_the_override_anew():
     class Polite(Chat):
         @on("chat.farewell")
@@ -278,7 +302,6 @@ def test_a_class_that_is_gone_is_not_listed():
         async def handle(self) -> None: ...
 
     assert count() == 1
-    ShortLived.handlers.clear()
     del ShortLived
     assert count() == 0
 

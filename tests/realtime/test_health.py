@@ -11,7 +11,7 @@ import pytest
 from ratelimit.counters import RateLimitSnapshot
 from realtime import health as module
 from realtime.counters import Rates
-from realtime.health import RECENT, Health, health, judge
+from realtime.health import Health, health, judge
 from realtime.nodes import NodeSnapshot, Totals
 from realtime.supervisor import TaskState
 
@@ -55,15 +55,15 @@ def judged(**seen: Any) -> Health:
         pytest.param({"tasks": ()}, "healthy", (), id="no tasks yet"),
         pytest.param({"seconds_since_limiting": 0.0}, "warning", ("clients were rate limited in the last minute",),
                      id="just limited"),
-        pytest.param({"seconds_since_limiting": RECENT - 0.1}, "warning",
+        pytest.param({"seconds_since_limiting": 59.9}, "warning",
                      ("clients were rate limited in the last minute",), id="limited within the minute"),
-        pytest.param({"seconds_since_limiting": RECENT}, "healthy", (), id="limited a minute ago"),
+        pytest.param({"seconds_since_limiting": 60.0}, "healthy", (), id="limited a minute ago"),
         pytest.param({"seconds_since_disconnecting": 0.0}, "critical",
                      ("clients were disconnected for sending too much in the last minute",), id="just disconnected"),
-        pytest.param({"seconds_since_disconnecting": RECENT}, "healthy", (), id="disconnected a minute ago"),
+        pytest.param({"seconds_since_disconnecting": 60.0}, "healthy", (), id="disconnected a minute ago"),
         pytest.param({"seconds_since_limiting": 1.0, "seconds_since_disconnecting": 2.0}, "critical",
                      ("clients were disconnected for sending too much in the last minute",), id="disconnecting too"),
-        pytest.param({"seconds_since_limiting": 1.0, "seconds_since_disconnecting": RECENT}, "warning",
+        pytest.param({"seconds_since_limiting": 1.0, "seconds_since_disconnecting": 60.0}, "warning",
                      ("clients were rate limited in the last minute",), id="disconnecting is over, limiting is not"),
     ],
 )  # fmt: skip

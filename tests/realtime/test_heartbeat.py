@@ -17,7 +17,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from realtime import heartbeat
-from realtime.close_codes import HEARTBEAT_TIMEOUT, RESTART, CloseReason
+from realtime.close_codes import HEARTBEAT_TIMEOUT, RESTART, SERVER_ERROR, CloseReason
 from realtime.counters import Counters
 from realtime.heartbeat import Deadlines, HeartbeatWorker, Patience, Signs, patience_of, verdict
 from realtime.limits import Limits
@@ -518,16 +518,18 @@ async def test_a_socket_that_closes_while_it_is_asked_is_no_longer_watched(worke
 async def test_a_socket_that_fails_does_not_keep_the_others_from_being_asked(worker):
     broken, fine = Broken(silent_for=50), Peer(silent_for=40)
     watched(worker, broken, fine)
-    await asyncio.gather(worker.beat(), return_exceptions=True)
+    await worker.beat()
     assert fine.pinged == ["auto"]
 
 
-async def test_a_socket_that_fails_is_still_watched(worker):
+async def test_a_socket_that_fails_is_closed_and_the_failure_logged(worker, caplog):
     """One failed ping must not make a socket immortal."""
     broken = Broken(silent_for=50)
     watched(worker, broken)
-    await asyncio.gather(worker.beat(), return_exceptions=True)
-    assert broken.closed or broken.heartbeat is not None
+    await worker.beat()
+    assert (broken.reasons, len(worker)) == ([SERVER_ERROR], 0)
+    (record,) = [record for record in caplog.records if record.name == "realtime"]
+    assert (record.client, record.exc_info[0]) == (broken.id, RuntimeError)
 
 
 @pytest.mark.setting("REALTIME_MAX_CONCURRENT_CLEANUP")
@@ -562,6 +564,23 @@ def test_a_route_sets_its_own_patience(limits, expected):
     interval, timeout, idle, age = expected
     assert interval / 2 <= patience.interval <= interval
     assert (patience.timeout, patience.idle, patience.age) == (timeout, idle, age)
+
+
+@pytest.mark.parametrize("timeout", [1, 10, 30])
+def test_a_route_less_patient_than_the_settings_asks_sooner(timeout):
+    """Half of its timeout is left to answer."""
+    patience = patience_of(Peer(limits=Limits(heartbeat_timeout=timeout)))  # type: ignore[arg-type]
+    assert 0 < patience.interval <= timeout / 2
+
+
+@pytest.mark.parametrize(
+    "name", ["heartbeat_interval", "heartbeat_timeout", "idle_timeout", "handler_timeout"]
+)
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "10", True], ids=repr)
+def test_a_routes_patience_is_a_number_of_seconds(name, value):
+    """A negative interval is always over: the worker would never get to the end of its round."""
+    with pytest.raises(ValueError, match=f"{name} is {value!r}"):
+        Limits(**{name: value})
 
 
 def test_who_cannot_be_asked_is_not_judged_by_silence():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from channels.layers import InMemoryChannelLayer
 
+from realtime import layer as module
 from realtime.errors import ChannelLayerMissing
 from realtime.layer import OwnChannel
 from realtime.testing import until
@@ -208,12 +209,31 @@ async def test_closing_waits_for_what_is_being_delivered(layer):
     assert ended == ["begun", "ended"]
 
 
-async def test_a_layer_that_fails_for_a_moment_does_not_make_the_socket_deaf(consumer):
-    """Redis going away does not close sockets, nor silence them for ever."""
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY", 0.01)
+
+
+async def test_a_layer_that_fails_for_a_while_does_not_make_the_socket_deaf(consumer, impatient, caplog):
+    """Redis going away does not close sockets, nor silence them for ever; and it is said once each time."""
     layer = FailingLayer()
     channel = OwnChannel(layer, consumer.deliver)
-    await layer.send(channel.name(), {"type": "chat.line"})
-    try:
-        await until(lambda: bool(consumer.got))
-    finally:
-        await channel.close()
+    for outage in (1, 2):
+        layer.failures = 3
+        await layer.send(channel.name(), {"type": "chat.line"})
+        await until(lambda outage=outage: len(consumer.got) == outage)
+    await channel.close()
+    warnings = [record.getMessage() for record in caplog.records if record.name == "realtime"]
+    assert warnings == ["channel layer does not deliver"] * 2
+
+
+async def test_a_layer_that_fails_is_not_asked_without_a_pause(consumer):
+    layer = FailingLayer()
+    layer.failures = 10_000
+    channel = OwnChannel(layer, consumer.deliver)
+    channel.name()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert layer.failures == 9_999
+    await channel.close()
+    assert listeners() == 0

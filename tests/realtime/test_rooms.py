@@ -76,6 +76,10 @@ def test_two_rooms_are_two_groups(one, other):
     assert group_name(one) != group_name(other)
 
 
+def test_two_lone_surrogates_are_two_rooms():
+    assert group_name("\ud800") != group_name("\udfff")
+
+
 @given(names)
 def test_a_room_cannot_be_named_after_the_group_of_another(name):
     assert group_name(group_name(name)) != group_name(name)

@@ -180,7 +180,8 @@ async def test_a_rest_that_is_given_up_cleans_up(log):
 
 async def test_a_rest_whose_awaiting_is_given_up_cleans_up(log):
     """What the loop does to a task that is still pending when everything ends."""
-    awaiting = stepped(log.run(asyncio.get_running_loop().create_future())).__await__()
+    rest = stepped(log.run(asyncio.get_running_loop().create_future()))
+    awaiting = rest.__await__()
     next(awaiting)
     awaiting.close()
     assert log == ["begun", "GeneratorExit", "ended"]
@@ -205,6 +206,18 @@ async def test_anything_awaitable_can_be_stepped():
     rest = stepped(waiting)
     waiting.set_result("later")
     assert await rest == "later"
+
+
+def test_what_the_loop_answers_is_passed_in():
+    class Asks:
+        def __await__(self) -> Generator[str, str, str]:
+            return (yield "question")
+
+    awaiting = stepped(Asks()).__await__()
+    assert next(awaiting) == "question"
+    with pytest.raises(StopIteration) as stopped:
+        awaiting.send("answer")
+    assert stopped.value.value == "answer"
 
 
 async def test_many_rests_go_on_side_by_side():

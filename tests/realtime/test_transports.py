@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -59,8 +61,14 @@ async def server() -> Server:
 
 
 @pytest.fixture
-async def transport(server: Server) -> AsgiTransport:
-    return AsgiTransport(server.send)
+async def transport(server: Server) -> AsyncIterator[AsgiTransport]:
+    """One that leaves nothing behind for the loop to complain of."""
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    yield AsgiTransport(server.send)
+    gc.collect()
+    await settled()
+    assert complaints == []
 
 
 async def settled() -> None:
@@ -121,6 +129,36 @@ async def test_plain_asgi_has_no_ping(transport):
     assert (transport.name, transport.can_ping) == ("asgi", False)
     with pytest.raises(NotImplementedError):
         transport.ping()
+
+
+@pytest.mark.parametrize(
+    ("code", "taken"),
+    [
+        pytest.param(1000, 1000, id="taken as it is"),
+        pytest.param(4408, 4408, id="an application's own"),
+        pytest.param(1008, 4403, id="policy"),
+        pytest.param(1009, 4400, id="too big"),
+        pytest.param(1012, 4503, id="the client should come back"),
+        pytest.param(1007, 4403, id="the client should stay away"),
+    ],
+)
+async def test_a_server_that_refuses_a_code_gets_one_that_asks_the_same_of_the_client(code, taken):
+    """daphne raises for every code but 1000 and 3000 to 4999."""
+    closed: list[int] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["code"] != 1000 and not 3000 <= message["code"] <= 4999:
+            raise ValueError("invalid close code")
+        closed.append(message["code"])
+
+    AsgiTransport(send).close(code, "")
+    assert closed == [taken]
+
+
+async def test_the_size_of_messages_is_not_its_affair(server, transport):
+    transport.limit_messages(1)
+    transport.write(Frame("longer"))
+    assert server.taken == ["longer"]
 
 
 # Sends that suspend.
@@ -254,6 +292,19 @@ async def test_closing_a_peer_that_is_gone_is_no_error(server, transport, error)
     assert transport.closed
 
 
+async def test_what_waits_for_a_peer_that_is_gone_is_given_up(server, transport):
+    server.gate.clear()
+    for text in ("one", "two"):
+        transport.write(Frame(text))
+    transport.close(1000, "")
+    server.error = OSError("gone")
+    server.gate.set()
+    await until(lambda: transport.writable)
+    server.error = None
+    await settled()
+    assert (server.taken, transport.buffered_bytes) == ([], 0)
+
+
 async def test_a_close_after_a_send_that_failed_is_no_error(server, transport):
     server.gate.clear()
     transport.write(Frame("text"))
@@ -288,6 +339,27 @@ async def test_dropping_a_socket_whose_close_waits_behind_a_message_lets_the_clo
     transport.abort()
     server.gate.set()
     await until(lambda: server.taken == [4413])
+
+
+async def test_dropping_gives_up_every_message_that_waits(server, transport):
+    server.gate.clear()
+    for text in ("one", "two", "three"):
+        transport.write(Frame(text))
+    transport.abort()
+    server.gate.set()
+    await until(lambda: transport.writable)
+    assert (server.taken, transport.buffered_bytes) == ([1011], 0)
+
+
+async def test_dropping_keeps_the_close_that_waits_and_nothing_before_it(server, transport):
+    server.gate.clear()
+    for text in ("one", "two"):
+        transport.write(Frame(text))
+    transport.close(4413, "too slow")
+    transport.abort()
+    server.gate.set()
+    await until(lambda: transport.writable)
+    assert (server.taken, transport.buffered_bytes) == ([4413], 0)
 
 
 async def test_dropping_at_once_after_a_write_that_waits(server, transport):

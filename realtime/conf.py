@@ -147,7 +147,7 @@ class RealtimeSettings(AppSettings):
         256, "Shorter messages are sent as they are.", unit="bytes", minimum=0
     )
     read_buffer_bytes: int = setting(
-        4096,
+        2048,
         "Memory each socket of the native engine keeps for what it receives; it grows for a large message, and back.",
         unit="bytes",
         minimum=2048,

@@ -123,6 +123,8 @@ class Parser(WSProtocol):
         super().get_buffer(-1)[: len(_HANDSHAKE)] = _HANDSHAKE
         super().buffer_updated(len(_HANDSHAKE))
         self._room = len(super().get_buffer(-1))
+        # Nobody reads what was made for our own handshake, and an idle socket should not keep it.
+        self.transport.request.headers = self.transport.response.headers = None
 
     @property
     def is_empty(self) -> bool:

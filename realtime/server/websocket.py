@@ -6,7 +6,6 @@ import asyncio
 import enum
 import logging
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -148,7 +147,8 @@ class NativeWebSocket(ParserListener):
         Called with each message as it comes, in the loop's own call. Returns whether it took the message;
         otherwise that waits for ``receive``. Whoever sets it takes over limits and order as well.
         """
-        self._queue: deque[Message] = deque(({"type": "websocket.connect"},))
+        # A list: it is short, and an empty deque would be the largest part of an idle socket.
+        self._queue: list[Message] = [{"type": "websocket.connect"}]
         self._waiter: asyncio.Future[None] | None = None
         self._disconnect: Message | None = None
         self._told = False
@@ -260,7 +260,7 @@ class NativeWebSocket(ParserListener):
             finally:
                 if self._waiter is waiter:
                     self._waiter = None
-        message = queue.popleft()
+        message = queue.pop(0)
         if self._held and len(queue) <= self._engine.resume_at:
             self._release(_Hold.QUEUE)
         return message

@@ -497,6 +497,46 @@ async def test_receive_after_the_end_waits_and_does_not_spin() -> None:
         app.go.set()
 
 
+# Violations
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        pytest.param(b"\x83\x80abcd", 1002, id="found by the parser"),
+        pytest.param(b"\xc1\x80abcd", 1002, id="found by us"),
+        pytest.param(rawclient.frame(Opcode.TEXT, b"\xff"), 1007, id="not UTF-8"),
+    ],
+)
+async def test_what_came_before_a_violation_is_delivered_before_the_end(data: bytes, code: int) -> None:
+    app = Recorder()
+    async with native(app) as server, await server.opened() as peer:
+        peer.send(rawclient.text("last") + data + rawclient.text("too late"))
+        assert (await peer.closed())[0] == code
+        assert (await app.end())["code"] == code
+        assert [event.get("text") for event in app.events] == ["last", None]
+
+
+@pytest.mark.parametrize("first", [b"\xc9", b"\xaa", b"\x98"], ids=["ping", "pong", "close"])
+async def test_control_frame_with_a_reserved_bit_is_refused(first: bytes) -> None:
+    async with native(echo) as server, await server.opened() as peer:
+        peer.send(first + b"\x80abcd")
+        assert (await peer.closed())[0] == 1002
+
+
+async def test_flood_of_control_frames_costs_its_sender_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realtime.server.websocket._CHAFF_SECONDS", 0.001)
+    app = Opened()
+    async with native(app) as server, await server.opened() as peer:
+        await app.wait()
+        peer.send(rawclient.frame(Opcode.PONG) * 200)
+        await until(lambda: app.transport.is_held)
+        peer.send(rawclient.text("after"))
+        assert (await app.receive())["text"] == "after"
+        assert not app.transport.is_held
+        app.go.set()
+
+
 # Sending to nobody
 
 
@@ -552,6 +592,20 @@ async def test_application_that_only_sends_to_nobody_ends_and_holds_up_nobody() 
             assert await client.recv() == "alive?"
         peer.writer.transport.abort()
         await server.empty()
+
+
+async def test_application_that_only_sends_lets_the_loop_have_its_turns() -> None:
+    app = Opened()
+    async with native(app) as server, await server.opened():
+        await app.wait()
+        turn = asyncio.Event()
+        asyncio.get_running_loop().call_soon(turn.set)
+        sent = 0
+        while not turn.is_set():
+            await app.send({"type": "websocket.send", "text": "and on"})
+            sent += 1
+            assert sent < 100
+        app.go.set()
 
 
 @pytest.mark.parametrize(
@@ -763,9 +817,11 @@ async def test_message_can_be_taken_in_the_call_that_brings_it() -> None:
 
 async def test_silent_socket_is_pinged_and_one_that_stays_silent_dropped() -> None:
     app = Recorder()
-    async with native(app, keepalive_interval=0.1) as server, await server.opened() as peer:
+    async with native(app, keepalive_interval=0.4) as server, await server.opened() as peer:
         assert (await peer.frame()).opcode is Opcode.PING
+        pinged = asyncio.get_running_loop().time()
         await peer.dropped()
+        assert asyncio.get_running_loop().time() - pinged > 0.3
         assert (await app.end())["code"] == 1006
 
 

@@ -68,15 +68,16 @@ _NAMES: Final = tuple(field.name for field in dataclasses.fields(Numbers))
 def _problem(name: str, value: object) -> str | None:
     """Return what ``value`` would have to be; fields that a subclass adds are the subclass's to judge."""
     if name == "message_window":
-        return None if _is_number(value) and value > 0 else "a number of seconds above 0"
+        return None if is_number(value) and value > 0 else "a number of seconds above 0"
     if name == "burst_multiplier":
-        return None if _is_number(value) and value >= 1 else "a number from 1 up"
-    if name in _NAMES and not (isinstance(value, int) and _is_number(value) and value >= 0):
+        return None if is_number(value) and value >= 1 else "a number from 1 up"
+    if name in _NAMES and not (isinstance(value, int) and is_number(value) and value >= 0):
         return "a whole number from 0 up"
     return None
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether ``value`` is a finite number; ``True`` is none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

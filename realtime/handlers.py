@@ -138,8 +138,11 @@ def _marked(cls: type) -> Iterator[tuple[str, Mark, Callable[..., Awaitable[Any]
     for name in dir(cls):
         method = inspect.getattr_static(cls, name)
         mark = _mark_of(cls, name)
-        if mark is not None and inspect.iscoroutinefunction(method):
-            yield name, mark, method
+        if mark is None or method is None:
+            continue
+        if not inspect.iscoroutinefunction(method):
+            raise HandlerError(f"{cls.__qualname__}.{name} handles {mark[0]!r} and must be an async function.")
+        yield name, mark, method
 
 
 def _mark_of(cls: type, name: str) -> Mark | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ratelimit.limits import Limits as RateLimits
+from ratelimit.limits import is_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,3 +25,10 @@ class Limits(RateLimits):
     """A socket that sent no message of its own for this long is closed with 4408."""
     handler_timeout: float | None = None
     """A handler that takes longer is cancelled."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("heartbeat_interval", "heartbeat_timeout", "idle_timeout", "handler_timeout"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (is_number(seconds) and seconds >= 0):
+                raise ValueError(f"{name} is {seconds!r}; it must be seconds from 0 up, or None for the setting.")

@@ -264,6 +264,7 @@ BAD_INPUT = [
         '{"type": "line", "data": {"text": "\\ud800"}}', "malformed", id="lone surrogate in the data"
     ),
     pytest.param('{"type": "anything", "data": {"a": NaN}}', "malformed", id="NaN"),
+    pytest.param("x" * 5_000_000, "malformed", id="5 MB of text, where a route takes as much"),
     pytest.param(b"\x00\x01", "text_expected", id="binary"),
     pytest.param(b"", "text_expected", id="empty binary"),
 ]

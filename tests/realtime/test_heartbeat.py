@@ -576,11 +576,11 @@ def test_a_route_less_patient_than_the_settings_asks_sooner(timeout):
 @pytest.mark.parametrize(
     "name", ["heartbeat_interval", "heartbeat_timeout", "idle_timeout", "handler_timeout"]
 )
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "10", True], ids=repr)
-def test_a_routes_patience_is_a_number_of_seconds(name, value):
+def test_a_routes_patience_is_a_number_of_seconds(name):
     """A negative interval is always over: the worker would never get to the end of its round."""
-    with pytest.raises(ValueError, match=f"{name} is {value!r}"):
-        Limits(**{name: value})
+    for value in (-1, float("nan"), float("inf"), "10", True):
+        with pytest.raises(ValueError, match=f"{name} is {value!r}"):
+            Limits(**{name: value})
 
 
 def test_who_cannot_be_asked_is_not_judged_by_silence():

@@ -54,7 +54,7 @@ def test_a_silent_socket_of_a_plain_consumer_is_pinged_by_the_server() -> None:
 @pytest.mark.parametrize(
     "attributes",
     [
-        pytest.param({"last_ping": time.time() + 60}, id="it was not silent for long"),
+        pytest.param({"last_ping": time.time() + 86_400}, id="it was not silent for long"),
         pytest.param({"autoPingTimeoutCall": object()}, id="a ping is out: another would hide its timeout"),
         pytest.param({"_reading_paused": True}, id="nothing is read: the answer would not be seen"),
         pytest.param({"link": SimpleNamespace(listener=object())}, id="our heartbeat looks after it"),

@@ -118,6 +118,48 @@ class RealtimeSettings(AppSettings):
         maximum=3600,
     )
 
+    engine: str = setting(
+        "native",
+        "What serves WebSockets: `native`, or `daphne`'s own protocol, which also serves where the native engine cannot.",
+        choices=("native", "daphne"),
+    )
+    compression: str = setting(
+        "none",
+        "Whether the native engine agrees to compress messages (`deflate`, permessage-deflate) or never does (`none`).",
+        choices=("none", "deflate"),
+    )
+    compression_window_bits: int = setting(
+        12,
+        "How far back compression looks for repetitions: 12 is 4 KiB, 15 the most.",
+        unit="bits",
+        minimum=9,
+        maximum=15,
+    )
+    compression_mem_level: int = setting(
+        5, "Memory compression works with, from 1 (least) to 9 (most).", minimum=1, maximum=9
+    )
+    compression_context_takeover: bool = setting(
+        False,
+        "Whether messages may refer to earlier ones: smaller, but every socket keeps its windows in memory"
+        " and a broadcast is compressed once per socket.",
+    )
+    compression_min_bytes: int = setting(
+        256, "Shorter messages are sent as they are.", unit="bytes", minimum=0
+    )
+    read_buffer_bytes: int = setting(
+        2048,
+        "Memory each socket of the native engine keeps for what it receives; it grows for a large message, and back.",
+        unit="bytes",
+        minimum=2048,
+        maximum=1024 * 1024,
+    )
+    write_buffer_bytes: int = setting(
+        64 * 1024,
+        "Bytes of one socket of the native engine that may wait for the kernel before the peer counts as too slow.",
+        unit="bytes",
+        minimum=1024,
+    )
+
     def conflicts(self) -> Iterator[Problem]:
         """A socket must be pinged before it can be found silent."""
         if self.heartbeat_timeout <= self.heartbeat_interval:

@@ -18,6 +18,7 @@ from realtime import nodes
 from realtime.close_codes import CloseReason
 from realtime.conf import get_settings
 from realtime.drain import Socket, see_off
+from realtime.server.native import NativeHalf, native_half
 from realtime.server.protocol import WebSocketProtocol, message_limits
 from realtime.server.requests import HTTPFactory
 
@@ -65,6 +66,7 @@ class Server(daphne.server.Server):
         self.websocket_max_frame_size: int = sizes[1]
         self.draining = False
         self.turns = Turns()
+        self.native: NativeHalf | None = None
         self._ports: list[Any] = []
         self._finished = threading.Event()
         self._something_ended = asyncio.Event()
@@ -94,6 +96,7 @@ class Server(daphne.server.Server):
         """Serve until told to stop, and end in order."""
         if threading.current_thread() is not threading.main_thread():
             _before_exit(self._stop_for_exit)
+        self.native = native_half(self)
         try:
             super().run()
             _end_tasks(reactor._asyncioEventloop)
@@ -101,8 +104,10 @@ class Server(daphne.server.Server):
             self._finished.set()
 
     def listen_success(self, port: Any) -> None:
-        """Remember the port, to stop listening before anything else stops."""
+        """Remember the port, to stop listening before anything else stops; the native engine accepts on it where it can."""
         self._ports.append(port)
+        if self.native is not None:
+            self.native.take(port)
         super().listen_success(port)
 
     # Applications.
@@ -203,6 +208,8 @@ class Server(daphne.server.Server):
 
     async def _stop_listening(self) -> None:
         loop = asyncio.get_running_loop()
+        if self.native is not None:
+            self.native.stop_listening()
         for port in self._ports:
             await defer.maybeDeferred(port.stopListening).asFuture(loop)
 
@@ -216,6 +223,8 @@ class Server(daphne.server.Server):
 
     async def quiet(self) -> None:
         """Return when no application runs and no socket is open."""
+        if self.native is not None:
+            await self.native.engine.quiet()
         while any(
             "application_instance" in details
             or (isinstance(protocol, WebSocketProtocol) and protocol.is_connected)
@@ -258,6 +267,8 @@ class Crowd:
         for protocol in self._server.websockets():
             if protocol.link.listener is None:
                 yield PlainSocket(protocol)
+        if self._server.native is not None:
+            yield from self._server.native.unwatched()
 
     async def empty(self) -> None:
         """Return when all of them, and the requests in flight, are gone."""

@@ -46,8 +46,16 @@ def serving(folder: Path, *options: str, **environment: str) -> Noted:
     return server
 
 
+@pytest.fixture(scope="module", params=["native", "daphne"], autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What serves WebSockets in a test: each runs with both engines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REALTIME_ENGINE", request.param)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Noted]:
+def shared(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Noted]:
     """One server for all the tests that leave it as it was."""
     with serving(
         tmp_path_factory.mktemp("shared"),
@@ -193,12 +201,12 @@ async def test_a_refused_message_is_never_held_in_memory(server: Noted) -> None:
 # Opening.
 
 
-async def test_the_scope_says_what_asgi_wants_to_know(server: Noted) -> None:
+async def test_the_scope_says_what_asgi_wants_to_know(server: Noted, engine: str) -> None:
     async with connect(
         f"{server.ws}/scope?a=1", subprotocols=["one", "two"], origin="http://127.0.0.1"
     ) as socket:
         scope = json.loads(await socket.recv())
-    assert scope["asgi"] == {"version": "3.0", "spec_version": "2.3"}
+    assert scope["asgi"] == {"version": "3.0", "spec_version": "2.5" if engine == "native" else "2.3"}
     assert (scope["scheme"], scope["http_version"]) == ("ws", "1.1")
     assert (scope["path"], scope["query_string"], scope["root_path"]) == ("/scope", "a=1", "")
     assert scope["subprotocols"] == ["one", "two"]

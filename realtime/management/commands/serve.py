@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from channels.routing import get_default_application
-from daphne.endpoints import build_endpoint_description_strings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from realtime.server.server import Server
+from realtime.server.launched import Certificate, LaunchedServer
+from realtime.server.listeners import (
+    CannotListen,
+    address_of,
+    inherited_listener,
+    tcp_listener,
+    unix_listener,
+)
+from realtime.server.loops import use_uvloop
+from realtime.server.workers import Workers
 
 DEFAULT_PORT = 8000
-
-
-class LaunchedServer(Server):
-    """Leaves it to the command to say why the port could not be had."""
-
-    listen_failure: BaseException | None = None
-
-    def listen_error(self, failure: Any) -> None:
-        """Keep what went wrong, and do not start."""
-        self.listen_failure = failure.value
-        self.stop()
 
 
 class Command(BaseCommand):
@@ -34,7 +34,7 @@ class Command(BaseCommand):
 
     help = (
         "Serve ASGI_APPLICATION until SIGTERM or Ctrl-C, then let every client know and every consumer clean up."
-        " A second signal ends the process at once."
+        " A second signal ends the process at once. With several workers, SIGHUP replaces them one generation by another."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -46,28 +46,72 @@ class Command(BaseCommand):
             default=os.environ.get("PORT", str(DEFAULT_PORT)),
             help=f"Port to listen on; 0 takes a free one (default: PORT from the environment, or {DEFAULT_PORT}).",
         )
+        parser.add_argument(
+            "--uds", metavar="PATH", help="UNIX socket to listen at, in place of host and port."
+        )
+        parser.add_argument(
+            "--workers", type=_count, default=1, help="Processes that share the port (default: 1)."
+        )
+        parser.add_argument(
+            "--tls-cert", metavar="FILE", help="Certificate and its chain, in PEM: serve https."
+        )
+        parser.add_argument("--tls-key", metavar="FILE", help="Key of the certificate, in PEM.")
+        # How a parent starts its workers.
+        parser.add_argument("--worker-of", nargs=2, type=int, default=None, help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve, and return when the server has ended in order."""
-        host: str = options["host"]
-        port: int = options["port"]
         if options["verbosity"] < 2:
             # What it says at INFO while starting (no HTTP/2, which endpoint) is said better by one line of ours.
             logging.getLogger("daphne.server").setLevel(logging.WARNING)
-        server: LaunchedServer = LaunchedServer(
-            application=_application(),
-            endpoints=build_endpoint_description_strings(host=host, port=port),
-            ready_callable=lambda: self._tell_ready(server),
-            server_name="",
-        )
-        server.run()
-        if server.listen_failure is not None:
-            raise CommandError(_explain(server.listen_failure, host, port))
+        certificate = _certificate(options["tls_cert"], options["tls_key"])
+        application = _application()
+        if options["worker_of"] is not None:
+            descriptor, parent = options["worker_of"]
+            self._serve(application, inherited_listener(descriptor), certificate, parent=parent)
+            return
+        path: str | None = options["uds"]
+        try:
+            listener = unix_listener(path) if path else tcp_listener(options["host"], options["port"])
+        except CannotListen as error:
+            raise CommandError(str(error)) from error
+        try:
+            address, workers = address_of(listener, encrypted=certificate is not None), options["workers"]
+            if workers == 1:
+                self._serve(application, listener, certificate, ready=lambda: self._tell(address))
+            else:
+                self._tell(f"{address} with {workers} workers")
+                self._share(listener, workers)
+        finally:
+            if path:
+                Path(path).unlink(missing_ok=True)
 
-    def _tell_ready(self, server: LaunchedServer) -> None:
-        for host, port in server.listening_addresses:
-            self.stdout.write(f"Serving http://{f'[{host}]' if ':' in host else host}:{port}/ (Ctrl-C stops)")
+    def _serve(
+        self,
+        application: Any,
+        listener: socket.socket,
+        certificate: Certificate | None,
+        *,
+        parent: int | None = None,
+        ready: Callable[[], None] | None = None,
+    ) -> None:
+        use_uvloop()
+        LaunchedServer(application, listener, certificate=certificate, parent=parent, ready=ready).run()
+
+    def _share(self, listener: socket.socket, count: int) -> None:
+        with listener:
+            code = Workers(_worker_command, count, [listener.fileno()]).run()
+        if code:
+            raise CommandError("Not every worker ended in order.", returncode=code)
+
+    def _tell(self, where: str) -> None:
+        self.stdout.write(f"Serving {where} (Ctrl-C stops)")
         self.stdout.flush()
+
+
+def _worker_command(descriptors: Sequence[int]) -> list[str]:
+    """Return this very command, as a worker on the parent's descriptors: the socket, and the pipe that ends with it."""
+    return [sys.executable, *sys.orig_argv[1:], "--worker-of", *map(str, descriptors)]
 
 
 def _port(text: str) -> int:
@@ -80,21 +124,25 @@ def _port(text: str) -> int:
     return port
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of workers: use 1 to 1000.")
+    return int(text)
+
+
+def _certificate(cert: str | None, key: str | None) -> Certificate | None:
+    if not cert and not key:
+        return None
+    if not cert or not key:
+        raise CommandError("--tls-cert and --tls-key go together.")
+    try:
+        return Certificate(cert, key)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
 def _application() -> Any:
     try:
         return get_default_application()
     except ImproperlyConfigured as error:
         raise CommandError(f"{error} ASGI_APPLICATION names the application to serve.") from error
-
-
-def _explain(failure: BaseException, host: str, port: int) -> str:
-    """Return in one line why the port could not be had."""
-    reason = getattr(failure, "socketError", failure)
-    number = getattr(reason, "errno", None)
-    if number == errno.EADDRINUSE:
-        return f"Port {port} of {host} is in use: stop what listens there, or choose another with --port."
-    if number == errno.EACCES:
-        return f"Port {port} needs more rights than this user has: choose one above 1023 with --port."
-    return (
-        f"Cannot listen on {host}, port {port}: {getattr(reason, 'strerror', None) or reason}. Check --host."
-    )

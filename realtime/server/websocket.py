@@ -1,0 +1,757 @@
+"""One native WebSocket: what the application may do with it, and what its client may."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from realtime.frames import Frame
+from realtime.server.deflate import Deflater, negotiate
+from realtime.server.farewell import Farewell
+from realtime.server.heads import Handshake, accepting_head, denying_head
+from realtime.server.messages import NO_CODE, Assembly, Violation, close_payload, header, read_close
+from realtime.server.parser import (
+    CLOSE,
+    LARGE_BYTES,
+    PING,
+    PONG,
+    TEXT,
+    ByteStream,
+    ParsedFrame,
+    Parser,
+    ParserListener,
+    open_parser,
+)
+from realtime.transports import TransportListener
+
+if TYPE_CHECKING:
+    from realtime.server.engine import Engine
+
+logger = logging.getLogger("realtime")
+
+Message = dict[str, Any]
+
+ABNORMAL = 1006
+"""Stands for a socket that ended without a close frame."""
+
+_TEXT_HEADERS = [bytes((0x81, size)) for size in range(126)]
+_CLOSE_OPCODE, _PING_OPCODE, _PONG_OPCODE, _TEXT_OPCODE, _BINARY_OPCODE = 0x8, 0x9, 0xA, 0x1, 0x2
+
+_SENDS_IN_ROW = 50
+"""Messages an application may send without receiving one before the loop gets a turn."""
+
+_LATE_SENDS = 100
+"""Messages to a client that has left which are dropped in silence, while the application has not heard of it."""
+
+_CHAFF_FREE = 128
+_CHAFF_SECONDS = 8e-6
+"""
+Frames that complete no message cost their receiver and nobody else: above ``_CHAFF_FREE`` of them in a
+row their sender is not read for ``_CHAFF_SECONDS`` each, several times what they took to handle.
+"""
+
+
+class SocketClosed(ConnectionError):
+    """The application sent to a WebSocket that is closed, or closing. It may catch this and clean up."""
+
+
+class Phase(enum.IntEnum):
+    """How far a WebSocket is."""
+
+    CONNECTING = 0
+    """The application has not answered the handshake."""
+    OPENING = 1
+    """It has accepted, and the socket is being handed to the parser."""
+    DENYING = 2
+    """It is answering with an HTTP response."""
+    OPEN = 3
+    CLOSING = 4
+    """A close frame has been sent, and the peer's is awaited."""
+    CLOSED = 5
+
+
+class _Hold(enum.IntFlag):
+    """Why the socket is not being read."""
+
+    QUEUE = 1
+    CHAFF = 2
+    RESEAT = 4
+
+
+class NativeWebSocket(ParserListener):
+    """
+    One WebSocket, in its two roles.
+
+    To the application it is ASGI's ``receive`` and ``send``. To the layers that know it, it is the
+    :class:`realtime.transports.Transport` in ``scope["extensions"]["realtime"]``: every method of that
+    is synchronous, and safe at any time.
+
+    """
+
+    __slots__ = (
+        "_assembly",
+        "_chaff",
+        "_closed_by_application",
+        "_deflater",
+        "_denial",
+        "_disconnect",
+        "_engine",
+        "_handshake",
+        "_heard",
+        "_held",
+        "_late_pong",
+        "_late_sends",
+        "_loop",
+        "_parser",
+        "_ping",
+        "_ping_sent_at",
+        "_queue",
+        "_reseat_due",
+        "_sends_in_row",
+        "_sock",
+        "_stream",
+        "_task",
+        "_timer",
+        "_told",
+        "_unsent",
+        "_waiter",
+        "_writable",
+        "_write_paused",
+        "listener",
+        "max_message_bytes",
+        "on_message",
+        "opened_at",
+        "phase",
+        "scope",
+    )
+
+    name = "native"
+    can_ping = True
+
+    def __init__(self, engine: Engine, sock: socket.socket, handshake: Handshake) -> None:
+        self._engine = engine
+        self._loop = engine.loop
+        self._sock: socket.socket | None = sock
+        self._handshake: Handshake | None = handshake
+        self.scope: dict[str, Any] = {}
+        self.phase = Phase.CONNECTING
+        self.listener: TransportListener | None = None
+        self.max_message_bytes = engine.options.max_message_bytes
+        """Largest message that is received, in bytes; 0 is any."""
+        self.on_message: Callable[[str | bytes], bool] | None = None
+        """
+        Called with each message as it comes, in the loop's own call. Returns whether it took the message;
+        otherwise that waits for ``receive``. Whoever sets it takes over limits and order as well.
+        """
+        # A list: it is short, and an empty deque would be the largest part of an idle socket.
+        self._queue: list[Message] = [{"type": "websocket.connect"}]
+        self._waiter: asyncio.Future[None] | None = None
+        self._disconnect: Message | None = None
+        self._told = False
+        self._stream: ByteStream | None = None
+        self._assembly: Assembly
+        self._deflater: Deflater | None = None
+        self._denial: list[Any] | None = None
+        self._unsent = b""
+        self._closed_by_application = False
+        self._late_sends = 0
+        self._sends_in_row = 0
+        self.opened_at: float | None = None
+        """When the socket was accepted, in seconds of the loop's clock; ``None`` if it never was."""
+        self._held = 0
+        self._parser: Parser | None = None
+        self._reseat_due = False
+        self._chaff = 0
+        self._heard = False
+        self._late_pong: bytes | None = None
+        self._ping: bytes | None = None
+        self._ping_sent_at = 0.0
+        self._write_paused = False
+        self._writable: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # The application's life
+
+    def start(self) -> None:
+        """Run the application for this socket."""
+        self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(self._application_ended)
+        self._timer = self._loop.call_later(self._engine.options.connect_timeout, self._never_answered)
+        self._watch()
+
+    async def _run(self) -> None:
+        await self._engine.application(self.scope, self.receive, self.send)
+
+    def _application_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, SocketClosed):
+            logger.error(
+                "A WebSocket application failed.", exc_info=error, extra={"path": self.scope.get("path")}
+            )
+        self._task = None
+        if self.phase is Phase.CONNECTING:
+            if error is None and not task.cancelled():
+                logger.error(
+                    "A WebSocket application returned without an answer.",
+                    extra={"path": self.scope.get("path")},
+                )
+            self._deny(500, [], b"")
+        elif self.phase is Phase.DENYING:
+            self.abort()
+        elif self.phase is Phase.OPEN:
+            self.close(*self._engine.closing_for(failed=error is not None, cancelled=task.cancelled()))
+        elif self.phase is Phase.OPENING:
+            self.abort()
+        self._forget_if_over()
+
+    def _never_answered(self) -> None:
+        self._timer = None
+        if self.phase is Phase.CONNECTING:
+            logger.warning(
+                "A WebSocket application did not answer in time.", extra={"path": self.scope.get("path")}
+            )
+            self._deny(503, [], b"")
+        elif self.phase is Phase.DENYING:
+            self.abort()
+
+    def _overstayed(self) -> None:
+        if self._task is not None:
+            logger.warning(
+                "A WebSocket application ran on after its socket closed, and was cancelled.",
+                extra={"path": self.scope.get("path")},
+            )
+            self._task.cancel()
+
+    def cancel(self) -> None:
+        """Cancel the application; the socket is then closed."""
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the application has not ended."""
+        return self._task is not None
+
+    def _forget_if_over(self) -> None:
+        if self.phase is Phase.CLOSED and self._task is None:
+            self._engine.forget(self)
+
+    # ASGI: receive
+
+    async def receive(self) -> Message:
+        """Return the next event. What came before the end of the socket is delivered before it."""
+        queue = self._queue
+        self._sends_in_row = 0
+        while not queue:
+            if self._disconnect is not None:
+                message, self._disconnect = self._disconnect, None
+                return message
+            if self._waiter is not None and not self._waiter.done():
+                raise RuntimeError("receive() is being awaited already")
+            # The message itself stays in the queue: cancelling this call cannot lose it.
+            waiter = self._waiter = self._loop.create_future()
+            try:
+                await waiter
+            finally:
+                if self._waiter is waiter:
+                    self._waiter = None
+        message = queue.pop(0)
+        if self._held and len(queue) <= self._engine.resume_at:
+            self._release(_Hold.QUEUE)
+        return message
+
+    def _deliver(self, message: Message) -> None:
+        queue = self._queue
+        queue.append(message)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        elif len(queue) >= self._engine.pause_at:
+            self._hold(_Hold.QUEUE)
+
+    def _tell_disconnected(self, code: int, reason: str) -> None:
+        """Give the application its last event, once, and a bounded time to make an end."""
+        if self._told:
+            return
+        self._told = True
+        if self._writable is not None:
+            self._writable.set()
+        self._disconnect = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self._task is not None:
+            timer = self._loop.call_later(self._engine.options.application_close_timeout, self._overstayed)
+            self._task.add_done_callback(lambda _: timer.cancel())
+
+    # ASGI: send
+
+    async def send(self, message: Message) -> None:
+        """Carry out one of the application's messages. Waits only while the peer reads too slowly."""
+        if message["type"] == "websocket.send" and self.phase is Phase.OPEN:
+            text: str | None = message.get("text")
+            payload: Any = message.get("bytes")
+            if (text is None) is (payload is None):
+                raise ValueError("websocket.send takes either text or bytes")
+            self._sends_in_row += 1
+            if self._sends_in_row > _SENDS_IN_ROW:
+                await self._breathe()
+            stream = self._stream
+            if stream is None or stream.is_closing():
+                # The peer is gone and the loop is about to say so.
+                await asyncio.sleep(0)
+            elif text is not None:
+                encoded = text.encode()
+                size = len(encoded)
+                if self._deflater is None and size < 126:
+                    stream.write_nocheck(_TEXT_HEADERS[size] + encoded)
+                else:
+                    self._write_message(stream, _TEXT_OPCODE, encoded)
+            else:
+                self._write_message(stream, _BINARY_OPCODE, payload)
+            if self._write_paused:
+                await self._until_writable()
+            return
+        await self._send_other(message)
+
+    async def _send_other(self, message: Message) -> None:
+        kind = message["type"]
+        if self.phase >= Phase.CLOSING:
+            await self._send_late(kind)
+            return
+        if kind == "websocket.accept" and self.phase is Phase.CONNECTING:
+            await self._accept(message)
+        elif kind == "websocket.close" and self.phase is Phase.CONNECTING:
+            self._deny(403, [], b"")
+        elif kind == "websocket.close" and self.phase is Phase.OPEN:
+            code = message.get("code")
+            self._closed_by_application = True
+            self.close(1000 if code is None else code, message.get("reason") or "")
+        elif kind == "websocket.http.response.start" and self.phase is Phase.CONNECTING:
+            self._denial = [message["status"], list(message.get("headers", [])), []]
+            # Checked here, where the application can see what is wrong with it.
+            denying_head(message["status"], self._denial[1], body_bytes=None)
+            self.phase = Phase.DENYING
+        elif (
+            kind == "websocket.http.response.body"
+            and self.phase is Phase.DENYING
+            and self._denial is not None
+        ):
+            status, headers, parts = self._denial
+            parts.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                self._deny(status, headers, b"".join(parts))
+        else:
+            raise RuntimeError(f"{kind!r} cannot be sent to a WebSocket that is {self.phase.name.lower()}")
+
+    async def _send_late(self, kind: str) -> None:
+        """
+        Take what is sent to a socket that is closed: it is lost, and sooner or later that is said.
+
+        An application that closed the socket, or has received the disconnect, is told at once. Another may
+        not know yet, and an error would keep it from ever receiving the disconnect and cleaning up; but one
+        that only sends must be told some time.
+
+        """
+        if kind == "websocket.close":
+            return
+        self._late_sends += 1
+        if self._closed_by_application or self._disconnect is None or self._late_sends > _LATE_SENDS:
+            raise SocketClosed(f"{kind} after the WebSocket was closed")
+        # Such an application must not keep everybody else from running.
+        await asyncio.sleep(0)
+
+    async def _accept(self, message: Message) -> None:
+        handshake, sock = self._handshake, self._sock
+        if handshake is None or sock is None:
+            raise SocketClosed("the client left before it was accepted")
+        subprotocol = message.get("subprotocol")
+        if subprotocol is not None and subprotocol not in handshake.subprotocols:
+            raise ValueError(
+                f"The client did not offer the subprotocol {subprotocol!r}: {list(handshake.subprotocols)}."
+            )
+        policy = self._engine.options.deflate
+        agreement = negotiate(handshake.extensions, policy) if policy is not None else None
+        head = accepting_head(
+            handshake.key,
+            subprotocol=subprotocol,
+            extension=agreement.response if agreement is not None else None,
+            headers=message.get("headers", ()),
+        )
+        self._deflater = Deflater(agreement) if agreement is not None else None
+        self._assembly = Assembly(
+            self.max_message_bytes, self._deflater.inflate if self._deflater is not None else None
+        )
+        self._unwatch(sock)
+        self._handshake = None
+        self.phase = Phase.OPENING
+        try:
+            self._unsent = _send_now(sock, head)
+            # From here on the transport owns the socket.
+            self._sock = None
+            self._parser = self._new_parser()
+            await open_parser(self._loop, sock, self._parser)
+        except OSError:
+            sock.close()
+            self._lost()
+            raise SocketClosed("the client left while it was being accepted") from None
+
+    def connected(self, stream: ByteStream) -> None:
+        """The socket is being read: what comes now was sent after, or with, the handshake."""
+        if self.phase is not Phase.OPENING:
+            stream.abort()
+            return
+        self._stream = stream
+        self.phase = Phase.OPEN
+        self.opened_at = self._loop.time()
+        self._cancel_timer()
+        options = self._engine.options
+        stream.set_write_buffer_limits(high=options.write_buffer_bytes, low=options.write_buffer_bytes // 4)
+        if self._unsent:
+            stream.write_nocheck(self._unsent)
+            self._unsent = b""
+        self._engine.opened(self)
+
+    def _new_parser(self) -> Parser:
+        return Parser(
+            self,
+            max_frame_bytes=self.max_message_bytes or (1 << 62),
+            read_buffer_bytes=self._engine.options.read_buffer_bytes,
+        )
+
+    def refuse(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Answer the handshake in place of the application. Does nothing once that has been answered."""
+        if self.phase is Phase.CONNECTING:
+            self._deny(status, headers, b"")
+
+    def _deny(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._unwatch(sock)
+            self._engine.respond(sock, status, headers, body)
+        self._tell_disconnected(ABNORMAL, "")
+        self._let_go()
+
+    async def _breathe(self) -> None:
+        """Let the loop have a turn: an application that only sends would keep everybody else from running."""
+        self._sends_in_row = 0
+        await asyncio.sleep(0)
+
+    async def _until_writable(self) -> None:
+        if self._writable is None:
+            self._writable = asyncio.Event()
+        await self._writable.wait()
+
+    # The socket before it is accepted: only its end is of interest
+
+    def _watch(self) -> None:
+        if self._sock is not None:
+            self._loop.add_reader(self._sock.fileno(), self._look)
+
+    def _unwatch(self, sock: socket.socket) -> None:
+        self._loop.remove_reader(sock.fileno())
+
+    def _look(self) -> None:
+        sock = self._sock
+        if sock is None:
+            return
+        try:
+            gone = not sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            gone = True
+        # Frames sent too early stay in the kernel, within its bound, until the application accepts.
+        self._unwatch(sock)
+        if gone:
+            sock.close()
+            self._sock = None
+            self._lost()
+
+    # What the client sends
+
+    def on_ws_frame(self, transport: object, frame: ParsedFrame) -> None:
+        if self.phase is not Phase.OPEN:
+            if self.phase is Phase.CLOSING and frame.msg_type is CLOSE and self._stream is not None:
+                self._stream.close()
+            return
+        self._heard = True
+        listener = self.listener
+        if listener is not None:
+            listener.heard()
+        kind = frame.msg_type
+        payload: str | bytes
+        try:
+            if (
+                kind is TEXT
+                and frame.fin
+                and self._assembly.is_empty
+                and not frame.rsv1 | frame.rsv2 | frame.rsv3
+            ):
+                payload = frame.get_payload_as_utf8_text()
+            elif kind is PING or kind is PONG or kind is CLOSE:
+                if frame.rsv1 | frame.rsv2 | frame.rsv3:
+                    raise Violation(1002, "a reserved bit is set")
+                self._control(kind, frame.get_payload_as_bytes())
+                self._count_chaff(frame)
+                return
+            else:
+                message = self._assemble(frame)
+                if message is None:
+                    self._count_chaff(frame)
+                    return
+                payload = message
+        except UnicodeDecodeError:
+            self._fail(1007, "text that is not UTF-8")
+            return
+        except Violation as violation:
+            self._fail(violation.code, violation.text)
+            return
+        if (self._reseat_due or frame.payload_size > LARGE_BYTES) and not frame.tail_size:
+            self._hold(_Hold.RESEAT)
+            self._loop.call_soon(self._reseat)
+        on_message = self.on_message
+        if on_message is not None and not self._queue and on_message(payload):
+            return
+        if payload.__class__ is str:
+            self._deliver({"type": "websocket.receive", "text": payload})
+        else:
+            self._deliver({"type": "websocket.receive", "bytes": payload})
+
+    def _assemble(self, frame: ParsedFrame) -> str | bytes | None:
+        return self._assembly.feed(
+            cast("int", frame.msg_type),
+            frame.get_payload_as_bytes(),
+            fin=frame.fin,
+            rsv1=frame.rsv1,
+            rsv2=frame.rsv2,
+            rsv3=frame.rsv3,
+        )
+
+    def _control(self, kind: object, payload: bytes) -> None:
+        if kind is PING:
+            if self._write_paused:
+                # Answering the newest of several pings is enough (RFC 6455, 5.5.3).
+                self._late_pong = payload
+            else:
+                self._write_frame(_PONG_OPCODE, payload)
+        elif kind is PONG:
+            if payload == self._ping:
+                self._ping = None
+                if self.listener is not None:
+                    self.listener.ponged(self._loop.time() - self._ping_sent_at)
+        else:
+            code, reason = read_close(payload)
+            self._begin_closing(1000 if code == NO_CODE else code, "")
+            if self._stream is not None:
+                self._stream.close()
+            self._tell_disconnected(code, reason)
+
+    def _count_chaff(self, frame: ParsedFrame) -> None:
+        self._chaff += 1
+        if self._chaff > _CHAFF_FREE and frame.last_in_buffer and self.phase is Phase.OPEN:
+            self._hold(_Hold.CHAFF)
+            self._loop.call_later(self._chaff * _CHAFF_SECONDS, self._release, _Hold.CHAFF)
+            self._chaff = 0
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Close with ``code`` because of what the client sent; whatever else it sends is not looked at."""
+        if self.phase is not Phase.OPEN or self._stream is None:
+            return
+        stream = self._stream
+        self._begin_closing(code, reason)
+        self._stream = self._parser = None
+        Farewell(self._loop).begin(stream)
+        self._tell_disconnected(code, reason)
+        self._let_go()
+
+    def violated(self, code: int, reason: str) -> None:
+        """The parser gave up. A frame it had read before may still follow in this very call, so the end waits for it."""
+        if self.phase is Phase.OPEN:
+            self._hold(_Hold.RESEAT)
+            self._loop.call_soon(self._fail, code, reason)
+        elif self.phase is Phase.CLOSING and self._stream is not None:
+            self._stream.abort()
+
+    def on_ws_disconnected(self, transport: object) -> None:
+        self._stream = self._parser = None
+        self._lost()
+
+    def _hold(self, why: int) -> None:
+        if not self._held and self._stream is not None:
+            self._stream.pause_reading()
+        self._held |= why
+
+    def _release(self, why: int) -> None:
+        if self._held & why:
+            self._held &= ~why
+            if not self._held and self._stream is not None:
+                self._stream.resume_reading()
+
+    def _reseat(self) -> None:
+        """Continue with another parser: picows never gives back what a large message needed, nor changes its bound."""
+        if self.phase is Phase.OPEN and self._stream is not None:
+            self._reseat_due = False
+            self._parser = self._new_parser()
+            self._parser.prepare()
+            self._stream.set_protocol(self._parser)
+        self._release(_Hold.RESEAT)
+
+    # The transport: what the layers above may do at any time
+
+    @property
+    def closed(self) -> bool:
+        return self.phase >= Phase.CLOSING
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the peer is still there, be it that it has not answered a close frame."""
+        return self.phase is not Phase.CLOSED
+
+    @property
+    def writable(self) -> bool:
+        return self.phase is Phase.OPEN and not self._write_paused
+
+    @property
+    def buffered_bytes(self) -> int:
+        return self._stream.get_write_buffer_size() if self._stream is not None else 0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the socket is not being read: nothing can be heard from the peer meanwhile."""
+        return bool(self._held)
+
+    def write(self, frame: Frame) -> None:
+        if self.phase is not Phase.OPEN or self._stream is None:
+            return
+        deflater = self._deflater
+        if deflater is None or frame.size < deflater.min_bytes:
+            self._stream.write_nocheck(frame.wire("plain", _plain))
+        elif deflater.share_key is not None:
+            self._stream.write_nocheck(frame.wire(deflater.share_key, deflater.wire_alone))
+        else:
+            payload = frame.payload
+            if isinstance(payload, str):
+                self._write_message(self._stream, _TEXT_OPCODE, payload.encode())
+            else:
+                self._write_message(self._stream, _BINARY_OPCODE, payload)
+
+    def limit_messages(self, size: int) -> None:
+        self.max_message_bytes = size
+        if self.phase is Phase.OPEN and self._parser is not None:
+            self._assembly.max_bytes = size
+            if self._parser.is_empty:
+                self._reseat()
+            else:
+                # Between two frames there is a chance to.
+                self._reseat_due = True
+
+    def ping(self) -> None:
+        if self.phase is Phase.OPEN:
+            self._ping_sent_at = self._loop.time()
+            self._ping = self._ping_sent_at.hex().encode()
+            self._write_frame(_PING_OPCODE, self._ping)
+
+    def keep_alive(self, max_age: float) -> None:
+        """Called at intervals: ping a socket nothing else watches, and drop it if it was silent after the last ping too."""
+        if self.phase is not Phase.OPEN or self.opened_at is None:
+            return
+        if max_age and self._loop.time() - self.opened_at > max_age:
+            self.close(1000, "")
+        elif self.listener is not None or self._held:
+            return
+        elif self._heard:
+            self._heard = False
+        elif self._ping is None:
+            self.ping()
+        else:
+            self.abort()
+
+    def close(self, code: int, reason: str) -> None:
+        if self.phase is Phase.CONNECTING:
+            self._deny(403, [], b"")
+        if self.phase is not Phase.OPEN or self._stream is None:
+            return
+        self._begin_closing(code, reason)
+        self._release(self._held)
+        self._tell_disconnected(code, reason)
+
+    def abort(self) -> None:
+        if self._stream is not None:
+            self._stream.abort()
+        elif self._sock is not None:
+            self._unwatch(self._sock)
+            self._sock.close()
+            self._sock = None
+        self._lost()
+
+    def _begin_closing(self, code: int, reason: str) -> None:
+        """Send our close frame. A peer that does not take it, or does not answer, is dropped after a while."""
+        self._write_frame(_CLOSE_OPCODE, close_payload(code, reason))
+        self.phase = Phase.CLOSING
+        if self._stream is not None:
+            self._timer = self._loop.call_later(self._engine.options.close_timeout, self._stream.abort)
+
+    def _lost(self) -> None:
+        self._tell_disconnected(ABNORMAL, "")
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.phase = Phase.CLOSED
+        self._cancel_timer()
+        self._forget_if_over()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _write_frame(self, opcode: int, payload: bytes) -> None:
+        if self._stream is not None:
+            self._stream.write_nocheck(header(opcode, len(payload)) + payload)
+
+    def _write_message(self, stream: ByteStream, opcode: int, payload: bytes) -> None:
+        deflater = self._deflater
+        packed = None
+        if deflater is not None and len(payload) >= deflater.min_bytes:
+            packed = deflater.compress(payload)
+        stream.write_nocheck(
+            header(opcode, len(payload)) + payload
+            if packed is None
+            else header(opcode, len(packed), rsv1=True) + packed
+        )
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        if self._writable is not None:
+            self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._writable is not None:
+            self._writable.set()
+        if self._late_pong is not None:
+            pong, self._late_pong = self._late_pong, None
+            self._write_frame(_PONG_OPCODE, pong)
+        if self.listener is not None and self.phase is Phase.OPEN:
+            self.listener.resume_writing()
+
+
+def _plain(payload: str | bytes) -> bytes:
+    """Return the frame of a message as every socket can read it."""
+    if isinstance(payload, str):
+        payload = payload.encode()
+        return header(_TEXT_OPCODE, len(payload)) + payload
+    return header(_BINARY_OPCODE, len(payload)) + payload
+
+
+def _send_now(sock: socket.socket, data: bytes) -> bytes:
+    """Write what the kernel takes at once; return the rest. Raise OSError if the peer is gone."""
+    try:
+        return data[sock.send(data) :]
+    except BlockingIOError:
+        return data

@@ -141,7 +141,9 @@ def _marked(cls: type) -> Iterator[tuple[str, Mark, Callable[..., Awaitable[Any]
         if mark is None or method is None:
             continue
         if not inspect.iscoroutinefunction(method):
-            raise HandlerError(f"{cls.__qualname__}.{name} handles {mark[0]!r} and must be an async function.")
+            raise HandlerError(
+                f"{cls.__qualname__}.{name} handles {mark[0]!r} and must be an async function."
+            )
         yield name, mark, method
 
 

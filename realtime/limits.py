@@ -31,4 +31,6 @@ class Limits(RateLimits):
         for name in ("heartbeat_interval", "heartbeat_timeout", "idle_timeout", "handler_timeout"):
             seconds = getattr(self, name)
             if seconds is not None and not (is_number(seconds) and seconds >= 0):
-                raise ValueError(f"{name} is {seconds!r}; it must be seconds from 0 up, or None for the setting.")
+                raise ValueError(
+                    f"{name} is {seconds!r}; it must be seconds from 0 up, or None for the setting."
+                )

@@ -22,10 +22,14 @@ class Server:
         self.taken: list[Any] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.waits: list[asyncio.Event] = []
+        """What the next messages wait for, one each."""
         self.error: Exception | None = None
 
     async def send(self, message: dict[str, Any]) -> None:
         # Waits first, as servers do whose buffer is full.
+        if self.waits:
+            await self.waits.pop(0).wait()
         if not self.gate.is_set():
             await self.gate.wait()
         if self.error is not None:
@@ -224,28 +228,33 @@ async def test_writes_while_it_is_not_writable_are_buffered_in_order_and_sent_be
 ):
     """Legal by the interface, if not wise."""
     listener = Listener(transport)
-    waits = [asyncio.Event() for _ in range(2)]
-    pending = iter(waits)
-    send = server.send
-
-    async def one_at_a_time(message: dict[str, Any]) -> None:
-        wait = next(pending, None)
-        if wait is not None:
-            await wait.wait()
-        await send(message)
-
-    transport._send = one_at_a_time
-    transport.write(Frame("123"))
-    transport.write(Frame("4567"))
-    assert transport.buffered_bytes == 7
+    waits = [asyncio.Event() for _ in range(3)]
+    server.waits = list(waits)
+    for text in ("1", "23", "456"):
+        transport.write(Frame(text))
+    assert (transport.writable, transport.buffered_bytes) == (False, 6)
     waits[0].set()
     await settled()
-    assert (transport.writable, transport.buffered_bytes, listener.resumed) == (False, 4, [])
-    transport.close(1000, "")
+    assert (server.taken, transport.writable, transport.buffered_bytes) == (["1"], False, 5)
+    # What is not the turn of the second is not the turn of the third.
+    waits[2].set()
     await settled()
+    assert server.taken == ["1"]
+    transport.close(1000, "")
     waits[1].set()
-    await until(lambda: len(server.taken) == 3)
-    assert server.taken == ["123", "4567", 1000]
+    await until(lambda: len(server.taken) == 4)
+    assert server.taken == ["1", "23", "456", 1000]
+    assert (transport.buffered_bytes, listener.resumed) == (0, [])
+
+
+async def test_the_listener_is_told_once_when_all_that_waited_has_left(server, transport):
+    listener = Listener(transport)
+    server.gate.clear()
+    for text in ("1", "23", "456"):
+        transport.write(Frame(text))
+    server.gate.set()
+    await until(lambda: transport.writable)
+    assert (server.taken, transport.buffered_bytes, listener.resumed) == (["1", "23", "456"], 0, [True])
 
 
 # Peers that are gone.
@@ -292,17 +301,25 @@ async def test_closing_a_peer_that_is_gone_is_no_error(server, transport, error)
     assert transport.closed
 
 
-async def test_what_waits_for_a_peer_that_is_gone_is_given_up(server, transport):
-    server.gate.clear()
+async def test_what_waits_for_a_peer_that_is_gone_is_given_up():
+    """Though the server would take it again."""
+    gate = asyncio.Event()
+    tried: list[str] = []
+
+    async def fails_once(message: dict[str, Any]) -> None:
+        tried.append(message.get("text", message["type"]))
+        await gate.wait()
+        if len(tried) == 1:
+            raise OSError("gone")
+
+    transport = AsgiTransport(fails_once)
     for text in ("one", "two"):
         transport.write(Frame(text))
     transport.close(1000, "")
-    server.error = OSError("gone")
-    server.gate.set()
+    gate.set()
     await until(lambda: transport.writable)
-    server.error = None
     await settled()
-    assert (server.taken, transport.buffered_bytes) == ([], 0)
+    assert (tried, transport.buffered_bytes) == (["one"], 0)
 
 
 async def test_a_close_after_a_send_that_failed_is_no_error(server, transport):

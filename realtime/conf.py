@@ -136,7 +136,11 @@ class RealtimeSettings(AppSettings):
         maximum=15,
     )
     compression_mem_level: int = setting(
-        5, "Memory compression works with, from 1 (least) to 9 (most).", minimum=1, maximum=9
+        5,
+        "Memory compression works with, from 1 (least) to 9 (most).",
+        unit="level",
+        minimum=1,
+        maximum=9,
     )
     compression_context_takeover: bool = setting(
         False,

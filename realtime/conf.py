@@ -21,7 +21,11 @@ class RealtimeSettings(AppSettings):
         "Whether each server process pings its own sockets. False leaves it to `manage.py heartbeat`.",
     )
     heartbeat_interval: float = setting(
-        30.0, "A socket that has been silent this long is pinged.", unit="seconds", above=0, maximum=3600
+        30.0,
+        "A socket that has been silent this long, or for half of the timeout, is pinged.",
+        unit="seconds",
+        above=0,
+        maximum=3600,
     )
     heartbeat_timeout: float = setting(
         60.0,

@@ -157,7 +157,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         data = {**self.connection.data, key: value}
         try:
             size = len(msgspec.json.encode(data))
-        except TypeError as error:
+        except (TypeError, UnicodeError, RecursionError) as error:
             raise SessionDataError(f"{key!r} cannot be kept: {error}.") from None
         limit = get_settings().max_session_data_bytes
         if size > limit:

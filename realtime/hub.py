@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
+from django.utils.crypto import salted_hmac
 
 from ratelimit.logs import get_logger
 from realtime import envelope
@@ -128,7 +129,8 @@ class Hub:
         room.members[connection] = None
         connection.rooms[name] = None
         if presence is not None:
-            room.roster.enter(identity_in_presence(connection), connection.id, presence)
+            identity = identity_in_presence(connection)
+            room.roster.enter(identity, connection.id, {**presence, "id": public_id(identity)})
             self._announce(room)
         await self._sync(room)
         return room
@@ -446,6 +448,16 @@ _OPERATIONS: dict[str, Callable[[Hub, dict[str, Any]], Any]] = {
 def identity_in_presence(connection: Connection) -> str:
     """Return what makes two connections one person: the user, and for visitors the connection itself."""
     return f"user:{connection.user_id}" if connection.user_id is not None else f"visitor:{connection.id}"
+
+
+def public_id(identity: str) -> str:
+    """
+    Return what stands for a person in a list that others see.
+
+    It is keyed with the project's secret: primary keys are few, and a plain hash of one is soon guessed.
+
+    """
+    return salted_hmac("realtime.presence", identity, algorithm="sha256").hexdigest()[:16]
 
 
 def frame_of(message: dict[str, Any]) -> Frame:

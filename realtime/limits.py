@@ -18,7 +18,7 @@ class Limits(RateLimits):
     """
 
     heartbeat_interval: float | None = None
-    """A socket silent this long is pinged."""
+    """A socket silent this long, or for half of its timeout, is pinged."""
     heartbeat_timeout: float | None = None
     """A socket silent this long is closed with 4408."""
     idle_timeout: float | None = None

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
-
-
-def public_id(identity: str) -> str:
-    """Return what stands for a person in a list others see; it does not give the identity away."""
-    return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
 
 
 class Roster:
@@ -31,9 +25,9 @@ class Roster:
         return len(self._entries)
 
     def enter(self, identity: str, connection: str, entry: dict[str, Any]) -> None:
-        """Record that ``connection`` of ``identity`` is here; ``entry`` is what others see."""
+        """Record that ``connection`` of ``identity`` is here; ``entry`` is what others see of it."""
         self._connections.setdefault(identity, set()).add(connection)
-        self._entries[identity] = {"id": public_id(identity), **entry}
+        self._entries[identity] = dict(entry)
 
     def leave(self, identity: str, connection: str) -> None:
         """Record that a connection is gone; the person goes with the last one. Unknown ones are ignored."""

@@ -44,6 +44,7 @@ class Supervisor:
     def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work()`` until :meth:`stop`, and again ``REALTIME_TASK_RESTART_INTERVAL`` after it ends or fails."""
         job = self._jobs[name] = _Job()
+        job.running = True
         job.task = asyncio.get_running_loop().create_task(
             self._keep_alive(name, job, work), name=f"realtime.{name}"
         )

@@ -13,6 +13,7 @@ from realtime import nodes
 from realtime.consumers import RealtimeConsumer
 from realtime.errors import PublishQueueFull
 from realtime.handlers import on
+from realtime.hub import public_id
 from realtime.publish import publish
 from realtime.testing import Socket, connect, until
 
@@ -220,6 +221,14 @@ async def test_presence_does_not_give_away_ids_that_mean_something() -> None:
     async with connect(APP, user=User(pk=1, username="ann")) as ann:
         (entry,) = (await ann.expect("system.joined"))["data"]["presence"]
         assert entry["id"] not in ("1", ann.client_id)
+
+
+def test_the_public_id_is_stable_distinct_and_cannot_be_guessed_without_the_secret() -> None:
+    assert public_id("user:1") == public_id("user:1")
+    assert len({public_id(f"user:{number}") for number in range(1000)}) == 1000
+    with override_settings(SECRET_KEY="another"):
+        other = public_id("user:1")
+    assert other != public_id("user:1")
 
 
 async def test_who_reloads_was_never_gone() -> None:

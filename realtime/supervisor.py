@@ -55,6 +55,8 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for job in self._jobs.values():
+            job.running = False
 
     def states(self) -> tuple[TaskState, ...]:
         """Return every task's state. Safe from any thread."""

@@ -132,9 +132,11 @@ async def test_a_failure_leaves_the_others_alone(supervisor, counters):
 
 
 async def test_stop_waits_until_all_are_gone(supervisor):
+    here: list[str] = []
     gone: list[str] = []
 
     async def slow_to_leave() -> None:
+        here.append("slow")
         try:
             await asyncio.Event().wait()
         finally:
@@ -144,11 +146,19 @@ async def test_stop_waits_until_all_are_gone(supervisor):
     work = Work()
     supervisor.start("slow", slow_to_leave)
     supervisor.start("work", work)
-    await until(lambda: the(supervisor, "slow").alive and the(supervisor).alive)
+    await until(lambda: bool(here and work.began))
     await supervisor.stop()
     assert (gone, work.ended) == (["slow"], 1)
     assert not any(state.alive for state in supervisor.states())
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("realtime.")]
+
+
+async def test_work_that_was_just_started_is_alive_until_it_is_stopped(supervisor):
+    """Health must not call it dead before it had its first turn, nor alive when it never gets one."""
+    supervisor.start("work", Work())
+    assert the(supervisor).alive
+    await supervisor.stop()
+    assert not the(supervisor).alive
 
 
 async def test_what_was_stopped_is_not_started_again(supervisor, counters):

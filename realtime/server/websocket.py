@@ -112,6 +112,7 @@ class NativeWebSocket(ParserListener):
         "_queue",
         "_reseat_due",
         "_sends_in_row",
+        "_slow_bytes",
         "_sock",
         "_stream",
         "_task",
@@ -171,6 +172,7 @@ class NativeWebSocket(ParserListener):
         self._ping: bytes | None = None
         self._ping_sent_at = 0.0
         self._write_paused = False
+        self._slow_bytes = 0
         self._writable: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -618,7 +620,15 @@ class NativeWebSocket(ParserListener):
 
     @property
     def buffered_bytes(self) -> int:
-        return self._stream.get_write_buffer_size() if self._stream is not None else 0
+        stream = self._stream
+        if stream is None:
+            return 0
+        try:
+            return stream.get_write_buffer_size()
+        except RuntimeError:
+            # Asked from another thread, which the stream does not answer: an observer is told what waited
+            # when the peer became too slow, and nothing of what is on its way to one that is not.
+            return self._slow_bytes
 
     @property
     def is_held(self) -> bool:
@@ -727,11 +737,13 @@ class NativeWebSocket(ParserListener):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._slow_bytes = self.buffered_bytes
         if self._writable is not None:
             self._writable.clear()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        self._slow_bytes = 0
         if self._writable is not None:
             self._writable.set()
         if self._late_pong is not None:

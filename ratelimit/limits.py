@@ -191,11 +191,19 @@ class Allowance:
         if arrival < now:
             arrival = now
         arrival += meter.interval
-        if arrival - now > meter.depth + _SLACK or (in_bytes is not None and in_bytes.meter.wait(now, size)):
+        if arrival - now > meter.depth + _SLACK:
             return self._violation(lane, size, now)
-        meter.arrival = arrival
         if in_bytes is not None:
-            in_bytes.meter.charge(now, size)
+            flow = in_bytes.meter
+            full = flow.arrival
+            if full < now:
+                full = now
+            length = size * flow.interval
+            full += length if length < flow.depth else flow.depth  # noqa: FURB136 - min() is a call
+            if full - now > flow.depth + _SLACK:
+                return self._violation(lane, size, now)
+            flow.arrival = full
+        meter.arrival = arrival
         lane.violations = 0
         return None
 

@@ -53,6 +53,18 @@ def guarded(
         guard.release()
 
 
+def take_over(scope: Scope, receive: Receive) -> GuardedSocket | None:
+    """
+    Return the socket behind ``receive`` if that is the wrapper around it, for an application that does the wrapper's work.
+
+    It then calls ``server_receive`` and, for each ``websocket.receive``, asks ``guard.judge`` and has
+    ``carry_out`` act on any verdict: what the wrapper does, without a coroutine more per message.
+
+    """
+    socket = getattr(receive, "__self__", None)
+    return socket if isinstance(socket, GuardedSocket) and socket.guard is scope.get("ratelimit") else None
+
+
 class GuardedSocket:
     """
     Stands between a server's ``receive`` and ``send`` and the application's.
@@ -62,12 +74,13 @@ class GuardedSocket:
 
     """
 
-    __slots__ = ("_clock", "_closed", "_closing", "_receive", "_send", "guard")
+    __slots__ = ("_clock", "_closed", "_closing", "_send", "guard", "server_receive")
 
     guard: Guard
 
     def __init__(self, receive: Receive, send: Send, clock: Clock) -> None:
-        self._receive = receive
+        self.server_receive = receive
+        """The server's own ``receive``."""
         self._send = send
         self._clock = clock
         self._closed = False
@@ -76,13 +89,13 @@ class GuardedSocket:
     async def receive(self) -> Message:
         """Return the next message that the application may see."""
         while True:
-            message = await self._receive()
+            message = await self.server_receive()
             if message["type"] != "websocket.receive":
                 return message
             verdict = self.guard.judge(message, self._clock())
             if verdict is None:
                 return message
-            await self._carry_out(verdict)
+            await self.carry_out(verdict)
 
     async def send(self, message: Message) -> None:
         """Pass on what the application sends, unless the socket was closed."""
@@ -99,7 +112,8 @@ class GuardedSocket:
             self._closed = True
             self._closing = asyncio.get_running_loop().create_task(send_close(self._send, reason))
 
-    async def _carry_out(self, verdict: Verdict) -> None:
+    async def carry_out(self, verdict: Verdict) -> None:
+        """Do what the guard said about a message that the application must not see."""
         if verdict.notice is not None and not self._closed:
             # ASGI 2.4: the peer is gone. The next message will be the disconnect.
             with contextlib.suppress(OSError):

@@ -16,6 +16,7 @@ from channels.layers import get_channel_layer
 
 from ratelimit.logs import get_logger
 from ratelimit.refusals import Refusal, refuse
+from ratelimit.sockets import take_over
 from realtime import envelope, handlers, nodes, publish, signals
 from realtime.close_codes import BAD_MESSAGES, DONE, RATE_LIMITED, RESTART, CloseReason, name_of
 from realtime.conf import get_settings
@@ -296,15 +297,21 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             await self.close()
 
     async def _receive_loop(self, receive: Receive) -> None:
-        connection = self.connection
+        connection, guarded = self.connection, take_over(self.scope, receive)
         concurrency = self.concurrency or self._settings.handler_concurrency
+        if guarded is not None:
+            receive, judge = guarded.server_receive, guarded.guard.judge
         while True:
             message = await receive()
             if message["type"] != "websocket.receive":
                 break
+            now = time.monotonic()
+            if guarded is not None and (verdict := judge(message, now)) is not None:
+                await guarded.carry_out(verdict)
+                continue
             if connection.closed:
                 continue
-            payload = self._took(message)
+            payload = self._took(message, now)
             if self._own_channel.listening or concurrency > 1:
                 await self._take_a_turn(payload, concurrency)
                 continue
@@ -313,13 +320,13 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
                 await self._finish(rest)
         self._close_code = message.get("code")
 
-    def _took(self, message: dict[str, Any]) -> str | bytes:
-        """Take note of a message that came, and return what it carries."""
+    def _took(self, message: dict[str, Any], now: float) -> str | bytes:
+        """Take note of a message that came at ``now`` (seconds, monotonic), and return what it carries."""
         connection, counters = self.connection, self.node.counters
         text: str | None = message.get("text")
         payload: str | bytes = message["bytes"] if text is None else text
         size = len(payload) if text is None else text_size(text)
-        connection.last_heard = connection.last_message = time.monotonic()
+        connection.last_heard = connection.last_message = now
         connection.messages_in += 1
         connection.bytes_in += size
         counters.messages_in += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
@@ -110,7 +111,7 @@ class _FunctionConsumer(RealtimeConsumer):
             return None
         message = await receive()
         if message["type"] == "websocket.receive":
-            return self._took(message)
+            return self._took(message, time.monotonic())
         self._disconnected = True
         self._close_code = message.get("code")
         return None

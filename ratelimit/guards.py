@@ -19,7 +19,7 @@ from ratelimit.close_codes import POLICY, RATE_LIMITED, REPLACED, TOO_BIG, Close
 from ratelimit.conf import RateLimitSettings, get_settings
 from ratelimit.limits import Allowance, Limits, Numbers, Violation
 from ratelimit.logs import log_limited
-from ratelimit.notices import is_system, rate_limited
+from ratelimit.notices import SYSTEM_MARK, SYSTEM_MARK_WITHIN, is_system, rate_limited
 from ratelimit.refusals import BANNED, Refusal
 
 _EVERYTHING_OFF: Final = Numbers()
@@ -115,7 +115,9 @@ class Guard:
             size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
             if size > self._max_bytes:
                 return self._too_big()
-            violation = self._allowance.spend(size, is_system(text, size), now)
+            # The search is all that an ordinary message pays for the exemption of the others.
+            system = text.find(SYSTEM_MARK, 0, SYSTEM_MARK_WITHIN) >= 0 and is_system(text, size)
+            violation = self._allowance.spend(size, system, now)
         return None if violation is None else self._limited(violation)
 
     def remaining(self, now: float) -> int | None:

@@ -173,7 +173,17 @@ class Allowance:
 
     """
 
-    __slots__ = ("_bytes", "_disconnect_after", "_ordinary", "_system", "_window")
+    __slots__ = (
+        "_bytes",
+        "_bytes_meter",
+        "_disconnect_after",
+        "_ordinary",
+        "_ordinary_meter",
+        "_system",
+        "_system_meter",
+        "_violated",
+        "_window",
+    )
 
     def __init__(self, numbers: Numbers) -> None:
         self._window = numbers.message_window
@@ -181,31 +191,40 @@ class Allowance:
         self._ordinary = Lane("messages", numbers.messages_per_window, numbers)
         self._system = Lane("system", numbers.system_messages_per_window, numbers)
         self._bytes = Lane("bytes", numbers.bytes_per_window, numbers) if numbers.bytes_per_window else None
+        # The way of a message that passes touches as little memory as can be.
+        self._ordinary_meter = self._ordinary.meter
+        self._system_meter = self._system.meter
+        self._bytes_meter = self._bytes.meter if self._bytes is not None else None
+        self._violated = False
 
     def spend(self, size: int, system: bool, now: float) -> Violation | None:
         """Charge a message of ``size`` bytes at ``now`` (seconds, monotonic), or say what it violates."""
-        lane = self._system if system else self._ordinary
-        meter, in_bytes = lane.meter, self._bytes
+        meter, flow = self._system_meter if system else self._ordinary_meter, self._bytes_meter
         # Written out rather than asked of the meter: every message of every socket comes through here.
         arrival = meter.arrival
         if arrival < now:
             arrival = now
         arrival += meter.interval
         if arrival - now > meter.depth + _SLACK:
-            return self._violation(lane, size, now)
-        if in_bytes is not None:
-            flow = in_bytes.meter
+            return self._violation(self._system if system else self._ordinary, size, now)
+        if flow is not None:
             full = flow.arrival
             if full < now:
                 full = now
             length = size * flow.interval
             full += length if length < flow.depth else flow.depth  # noqa: FURB136 - min() is a call
             if full - now > flow.depth + _SLACK:
-                return self._violation(lane, size, now)
+                return self._violation(self._system if system else self._ordinary, size, now)
             flow.arrival = full
         meter.arrival = arrival
-        lane.violations = 0
+        if self._violated:
+            self._forgive(self._system if system else self._ordinary)
         return None
+
+    def _forgive(self, lane: Lane) -> None:
+        """A processed message starts the count of its lane again."""
+        lane.violations = 0
+        self._violated = bool(self._ordinary.violations or self._system.violations)
 
     def remaining(self, now: float) -> int | None:
         """Return how many ordinary messages may be sent at ``now``; ``None`` if that is not limited."""
@@ -217,6 +236,7 @@ class Allowance:
         if self._bytes is not None and (longer := self._bytes.meter.wait(now, size)) > wait:
             over, wait = self._bytes, longer
         lane.violations += 1
+        self._violated = True
         left = self._disconnect_after - lane.violations if self._disconnect_after else None
         return Violation(over.budget, wait, over.limit, self._window, left, self._warns(lane, wait, now))
 

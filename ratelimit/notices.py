@@ -8,8 +8,8 @@ import msgspec
 
 from ratelimit.limits import Violation
 
-_MARK: Final = '"system.'
-_MARK_WITHIN: Final = 256
+SYSTEM_MARK: Final = '"system.'
+SYSTEM_MARK_WITHIN: Final = 256
 _MAX_BYTES: Final = 16 * 1024
 
 
@@ -29,8 +29,7 @@ def is_system(text: str, size: int) -> bool:
     that counts is the one the application will see: of a key that is repeated, the last.
 
     """
-    # Most messages end here, for the price of a search in 256 characters.
-    if text.find(_MARK, 0, _MARK_WITHIN) < 0 or size > _MAX_BYTES:
+    if text.find(SYSTEM_MARK, 0, SYSTEM_MARK_WITHIN) < 0 or size > _MAX_BYTES:
         return False
     try:
         return _decode(text).type.startswith("system.")

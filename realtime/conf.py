@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ratelimit.appsettings import AppSettings, Problem, cached, setting
+
+
+def _order_of_patterns(chosen: str | Mapping[str, str]) -> str | None:
+    """Return what is wrong with policies by room: a pattern that can never match."""
+    if isinstance(chosen, str):
+        return None
+    if "" in chosen:
+        return "No room has an empty name: remove the pattern ''."
+    after = list(chosen)[list(chosen).index("*") + 1 :] if "*" in chosen else []
+    return f"Put '*' last: it matches every room, so {after[0]!r} is never reached." if after else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +87,13 @@ class RealtimeSettings(AppSettings):
     max_outbound_bytes: int = setting(
         1024 * 1024, "Bytes that may wait for a socket that reads too slowly.", unit="bytes", minimum=1024
     )
-    slow_consumer: str = setting(
+    slow_consumer: str | Mapping[str, str] = setting(
         "disconnect",
         "What happens above `REALTIME_MAX_OUTBOUND_BYTES`: `disconnect` with 4413, `drop_oldest` or `drop_newest`"
-        " message, or `coalesce`, which keeps the newest message of each type and room.",
+        " message, or `coalesce`, which keeps the newest message of each type and room. Or a policy for each of"
+        ' several patterns of room names, the first match wins: `{"ticker-*": "coalesce", "*": "disconnect"}`.',
         choices=("disconnect", "drop_oldest", "drop_newest", "coalesce"),
+        validate=_order_of_patterns,
     )
     max_rooms: int = setting(100, "Rooms one connection may be in.", unit="rooms", minimum=1)
     max_session_data_bytes: int = setting(

@@ -9,11 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from realtime import envelope
+from realtime.catchup import CatchUp
 from realtime.close_codes import TOO_SLOW, CloseReason
 from realtime.conf import RealtimeSettings, get_settings
 from realtime.frames import Frame
 from realtime.limits import Limits
-from realtime.outbox import Outbox, Policy
+from realtime.outbox import Outbox, Policy, policy_of
 from realtime.registry import ConnectionInfo
 from realtime.transports import Transport
 
@@ -36,7 +37,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_cleared",
+        "_followers",
         "_force",
         "accepted",
         "asked_at",
@@ -63,6 +64,7 @@ class Connection:
         "rtt",
         "scope",
         "speaks_protocol",
+        "stalled",
         "subprotocol",
         "task",
         "transport",
@@ -90,7 +92,7 @@ class Connection:
         self.speaks_protocol = speaks_protocol
         self.user_id, self.user_label = identity_of(scope)
         self.guard: Guard | None = scope.get("ratelimit")
-        self.outbox = Outbox(settings.max_outbound_bytes, _policy(settings.slow_consumer))
+        self.outbox = Outbox(settings.max_outbound_bytes, policy_of(settings.slow_consumer))
         self.rooms: dict[str, None] = {}
         self.data: dict[str, Any] = {}
         self.subprotocol = ""
@@ -103,7 +105,9 @@ class Connection:
         self.heartbeat: Any = None
         """Where the heartbeat worker keeps its place for this socket."""
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = self.errors = 0
-        self._cleared: asyncio.Event | None = None
+        self._followers: set[CatchUp] | None = None
+        self.stalled = False
+        """Whether somebody waited in vain for this peer to catch up, and it has not since."""
         self._force: asyncio.TimerHandle | None = None
         transport.listener = self
 
@@ -123,18 +127,17 @@ class Connection:
         outbox, transport = self.outbox, self.transport
         while outbox and transport.writable:
             transport.write(outbox.pop())
-        if not outbox and self._cleared is not None:
-            self._cleared.set()
-            self._cleared = None
+        if not self.is_behind:
+            self._caught_up()
 
     # What leaves.
 
-    def offer(self, frame: Frame) -> bool:
+    def offer(self, frame: Frame, policy: Policy | None = None) -> bool:
         """
         Send ``frame``, or keep it while the peer reads too slowly. Never waits.
 
-        Return whether it was taken: not after the socket closed, and not where the slow-consumer
-        policy gave it up.
+        ``policy`` says what may become of it then; without one, that of direct messages does. Return
+        whether it was taken: not after the socket closed, and not where its policy gave it up.
 
         """
         if self.closed or not self.accepted:
@@ -142,7 +145,7 @@ class Connection:
         transport = self.transport
         if transport.writable and not self.outbox:
             transport.write(frame)
-        elif not self._keep(frame):
+        elif not self._keep(frame, policy):
             return False
         self.messages_out += 1
         self.bytes_out += frame.size
@@ -151,12 +154,28 @@ class Connection:
         counters.bytes_out += frame.size
         return True
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits here because the peer reads too slowly."""
+        if self.closed or self.transport.closed:
+            return False
+        return bool(self.outbox) or not self.transport.writable
+
+    def follow(self, waiting: CatchUp) -> None:
+        """Tell ``waiting``, once, when the peer is not behind any more or the socket is closed."""
+        if self._followers is None:
+            self._followers = set()
+        self._followers.add(waiting)
+
+    def unfollow(self, waiting: CatchUp) -> None:
+        """Do not tell it after all."""
+        if self._followers is not None:
+            self._followers.discard(waiting)
+
     async def cleared(self) -> None:
         """Return when nothing waits for a slow reader any more, or the socket is closed."""
-        if self.outbox and not self.closed:
-            if self._cleared is None:
-                self._cleared = asyncio.Event()
-            await self._cleared.wait()
+        if self.is_behind:
+            await CatchUp([self]).wait()
 
     def can_be_asked(self, how: str) -> bool:
         """Whether this peer can be asked if it lives, ``how`` being ``REALTIME_HEARTBEAT_TYPE``."""
@@ -196,10 +215,7 @@ class Connection:
             return
         if notice and self.accepted and self.speaks_protocol and not self.outbox and self.transport.writable:
             self.transport.write(_closing(reason, retry_after))
-        self.closed = True
-        self.outbox.clear()
-        if self._cleared is not None:
-            self._cleared.set()
+        self._shut()
         self.transport.close(reason.code, reason.text)
         self._force = self.node.loop.call_later(CLOSE_GRACE, self._drop)
 
@@ -211,18 +227,14 @@ class Connection:
 
     def abort(self) -> None:
         """Drop the socket, and end its consumer if that does not notice by itself."""
-        self.closed = True
-        self.outbox.clear()
+        self._shut()
         self.transport.abort()
         if self.task is not None and not self.task.done():
             self.task.cancel()
 
     def gone(self) -> None:
         """The consumer has ended: nothing is sent, and nothing forced, any more."""
-        self.closed = True
-        self.outbox.clear()
-        if self._cleared is not None:
-            self._cleared.set()
+        self._shut()
         if self._force is not None:
             self._force.cancel()
 
@@ -258,17 +270,32 @@ class Connection:
             transport=self.transport.name,
         )
 
-    def _keep(self, frame: Frame) -> bool:
-        outbox, counters = self.outbox, self.node.counters
-        dropped = outbox.dropped
-        outcome = outbox.put(frame)
-        given_up = 1 if outcome == "overflow" else outbox.dropped - dropped
-        if given_up:
-            counters.slow(outbox.policy, given_up)
-            counters.messages_failed += given_up
+    def _keep(self, frame: Frame, policy: Policy | None) -> bool:
+        outbox = self.outbox
+        outcome = outbox.put(frame, policy)
+        while outbox.dropped:
+            self._gave_up(*outbox.dropped.popitem())
         if outcome == "overflow":
+            self._gave_up("disconnect", 1)
             self.close(TOO_SLOW)
         return outcome == "kept"
+
+    def _gave_up(self, policy: Policy, messages: int) -> None:
+        counters = self.node.counters
+        counters.slow(policy, messages)
+        counters.messages_failed += messages
+
+    def _shut(self) -> None:
+        """Send nothing more; whoever waits for the peer waits in vain."""
+        self.closed = True
+        self.outbox.clear()
+        self._caught_up()
+
+    def _caught_up(self) -> None:
+        self.stalled = False
+        followers, self._followers = self._followers, None
+        for waiting in followers or ():
+            waiting.caught_up(self)
 
 
 def _closing(reason: CloseReason, retry_after: float | None) -> Frame:
@@ -284,10 +311,6 @@ def identity_of(scope: dict[str, Any]) -> tuple[str | None, str]:
     if user is None or not user.is_authenticated:
         return None, ""
     return str(user.pk), user.get_username()
-
-
-def _policy(name: str) -> Policy:
-    return name  # type: ignore[return-value]  # the setting has these very choices
 
 
 def _header(scope: dict[str, Any], name: bytes) -> str:

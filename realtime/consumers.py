@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Collection, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import msgspec
@@ -16,28 +17,25 @@ from channels.layers import get_channel_layer
 
 from ratelimit.logs import get_logger
 from ratelimit.refusals import Refusal, refuse
-from ratelimit.sockets import take_over
 from realtime import envelope, handlers, nodes, publish, signals
 from realtime.close_codes import BAD_MESSAGES, DONE, RATE_LIMITED, RESTART, CloseReason, name_of
 from realtime.conf import get_settings
 from realtime.connections import Connection
 from realtime.envelope import SYSTEM, Envelope
 from realtime.errors import ClientError, SessionDataError
-from realtime.frames import Frame, text_size
+from realtime.frames import Frame
 from realtime.hub import BroadcastResult
+from realtime.inflow import Inflow, later, passed
 from realtime.layer import OwnChannel
 from realtime.limits import Limits
 from realtime.rooms import MAX_NAME
 from realtime.stepping import Rest, step
-from realtime.transports import transport_of
+from realtime.transports import Receive, Send, transport_of
 
 if TYPE_CHECKING:
     from realtime.handlers import Handler
 
 logger = get_logger("realtime")
-
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 SHUTTING_DOWN = Refusal(
     status=503, name="draining", text="the server is restarting: try again", close=RESTART, retry_after=1.0
@@ -54,11 +52,22 @@ class ConsumerRoom:
         self.name = name
 
     async def publish(
-        self, type: str, data: Any = None, *, exclude_self: bool = False, exclude: Collection[str] = ()
+        self,
+        type: str,
+        data: Any = None,
+        *,
+        exclude_self: bool = False,
+        exclude: Collection[str] = (),
+        wait: bool | float = False,
     ) -> BroadcastResult:
-        """Send to every member of the room, in all processes; ``exclude`` holds client ids."""
+        """
+        Send to every member of the room, in all processes; ``exclude`` holds client ids.
+
+        With ``wait`` return when they have taken it, as :func:`realtime.publish.publish` says.
+
+        """
         left_out = [*exclude, self._consumer.client_id] if exclude_self else exclude
-        return await publish.publish(self.name, type, data, exclude=left_out)
+        return await publish.publish(self.name, type, data, exclude=left_out, wait=wait)
 
 
 class RealtimeConsumer(AsyncJsonWebsocketConsumer):
@@ -82,6 +91,8 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     """Subprotocols this consumer speaks, the best first; the first that the client offers is chosen."""
     speaks_protocol: ClassVar[bool] = True
     """Whether clients speak the envelope; without it no ``system.`` message is sent."""
+    tells_errors: ClassVar[bool | None] = None
+    """Whether what cannot be handled is answered with ``system.error``. ``None``: where the protocol is spoken."""
     concurrency: ClassVar[int | None] = None
     """Handlers of one socket that may run at once, in place of ``REALTIME_HANDLER_CONCURRENCY``."""
     uses_channel_layer: ClassVar[bool | None] = None
@@ -234,6 +245,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         self._own_channel = OwnChannel(self.channel_layer, self._from_layer)
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
+        self._begun: _Running | None = None
         self._errors_in_row = 0
         self._disconnected = False
         self._ended = False
@@ -297,41 +309,23 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             await self.close()
 
     async def _receive_loop(self, receive: Receive) -> None:
-        connection, guarded = self.connection, take_over(self.scope, receive)
+        inflow = self._inflow = Inflow(self.connection, receive)
         concurrency = self.concurrency or self._settings.handler_concurrency
-        if guarded is not None:
-            receive, judge = guarded.server_receive, guarded.guard.judge
-        while True:
-            message = await receive()
-            if message["type"] != "websocket.receive":
-                break
-            now = time.monotonic()
-            if guarded is not None and (verdict := judge(message, now)) is not None:
-                await guarded.carry_out(verdict)
-                continue
-            if connection.closed:
-                continue
-            payload = self._took(message, now)
+        if concurrency == 1:
+            inflow.attach(self._handle)
+        while (payload := await inflow.next()) is not None:
             if self._own_channel.listening or concurrency > 1:
                 await self._take_a_turn(payload, concurrency)
-                continue
-            rest = self._begin(payload)
-            if rest is not None:
-                await self._finish(rest)
-        self._close_code = message.get("code")
+            elif (running := self._begin(payload)) is not None:
+                await self._finish(running)
+        self._close_code = inflow.code
 
-    def _took(self, message: dict[str, Any], now: float) -> str | bytes:
-        """Take note of a message that came at ``now`` (seconds, monotonic), and return what it carries."""
-        connection, counters = self.connection, self.node.counters
-        text: str | None = message.get("text")
-        payload: str | bytes = message["bytes"] if text is None else text
-        size = len(payload) if text is None else text_size(text)
-        connection.last_heard = connection.last_message = now
-        connection.messages_in += 1
-        connection.bytes_in += size
-        counters.messages_in += 1
-        counters.bytes_in += size
-        return payload
+    def _handle(self, payload: str | bytes) -> dict[str, Any] | None:
+        """Handle a message as it comes; what has to wait goes on in the task of the socket."""
+        if self._own_channel.listening:
+            return passed(payload)
+        running = self._begun = self._begin(payload)
+        return None if running is None else later(partial(self._finish, running))
 
     async def _take_a_turn(self, payload: str | bytes, concurrency: int) -> None:
         """Handle a message where something else may be running: in turn, or beside a bounded number of others."""
@@ -371,6 +365,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
 
     async def _finish(self, running: _Running) -> None:
         """Finish a handler that had to wait, within its timeout."""
+        self._begun = None
         self.node.database_used = True
         timeout = self._timeout_of(running.handler)
         rest = cast("Rest", running.rest)
@@ -457,7 +452,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         self._errors_in_row += 1
         budget = self._settings.max_client_errors
         left = max(budget - self._errors_in_row, 0) if budget else None
-        if self.speaks_protocol:
+        if self.speaks_protocol if self.tells_errors is None else self.tells_errors:
             id = running.envelope.id if running.envelope is not None else None
             self.connection.offer(envelope.error(error, errors_left=left, id=id))
         if left == 0:
@@ -539,6 +534,9 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """Undo everything that the socket holds, whatever has gone wrong before."""
         connection = self.connection
         await self._own_channel.close()
+        if self._begun is not None:
+            # It began as its message came, and its task was cancelled before it could go on.
+            cast("Rest", self._begun.rest).close()
         for task in list(self._running):
             task.cancel()
         if self._running:

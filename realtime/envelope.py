@@ -32,16 +32,21 @@ def parse(text: str) -> Envelope:
     """Return the message in ``text``. Raise :class:`ClientError` that says what is wrong with it."""
     if not text:
         raise ClientError("empty", 'The frame is empty. Send {"type": ..., "data": ...} as JSON text.')
-    if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
-        raise ClientError(
-            "too_deep", f"The message is nested more than {MAX_DEPTH} levels deep. Send it flatter."
-        )
+    check_depth(text)
     try:
         return _decode(text)
     except msgspec.ValidationError as error:
         raise ClientError("bad_envelope", f'{error}. Send {{"type": "...", "data": ...}}.') from None
     except (msgspec.DecodeError, UnicodeError) as error:
         raise ClientError("malformed", f"This is not JSON: {error}.") from None
+
+
+def check_depth(text: str) -> None:
+    """Raise :class:`ClientError` for JSON ``text`` that is nested too deep."""
+    if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
+        raise ClientError(
+            "too_deep", f"The message is nested more than {MAX_DEPTH} levels deep. Send it flatter."
+        )
 
 
 def depth(text: str) -> int:

@@ -25,6 +25,9 @@ Action = Literal["ping", "silent", "idle", "old"]
 LONGEST_SLEEP = 1.0
 """Seconds between two looks at the deadlines when none is due sooner."""
 
+HELD_LOOK = 1.0
+"""Seconds after which a socket that is held is looked at again, at the latest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -47,6 +50,8 @@ class Signs:
     """When it was asked the last time; 0 if it never was."""
     asked_at: float
     """When it was asked first since it was last heard."""
+    held: bool = False
+    """Whether it is not being read, because its handler is behind."""
 
 
 def verdict(patience: Patience, signs: Signs, now: float) -> tuple[Action | None, float]:
@@ -56,11 +61,16 @@ def verdict(patience: Patience, signs: Signs, now: float) -> tuple[Action | None
     Silence is counted from the last thing heard from the peer, never from what was sent to it, so the
     timeout that is configured is the timeout that happens. But nobody is called silent who was not
     asked: where the asking came late, because this process or the worker stood still, the peer has as
-    long to answer as it has otherwise.
+    long to answer as it has otherwise. And a socket that is held is neither asked nor called silent or
+    idle: its peer has said more than we could handle, and whatever it says now we could not hear. That began
+    with something heard, so that it is asked anew before its silence counts again.
 
     """
     if patience.age and now >= signs.opened + patience.age:
         return "old", now
+    if signs.held:
+        ends = [signs.opened + patience.age] if patience.age else []
+        return None, min([now + min(patience.interval or HELD_LOOK, HELD_LOOK), *ends])
     if patience.idle and now >= signs.last_message + patience.idle:
         return "idle", now
     ends = []
@@ -236,4 +246,5 @@ def _signs(connection: Connection) -> Signs:
         last_message=connection.last_message,
         pinged_at=connection.pinged_at,
         asked_at=connection.asked_at,
+        held=connection.transport.is_held,
     )

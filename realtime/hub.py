@@ -16,6 +16,7 @@ from django.utils.crypto import salted_hmac
 
 from ratelimit.logs import get_logger
 from realtime import envelope
+from realtime.catchup import CatchUp
 from realtime.close_codes import CloseReason
 from realtime.conf import get_settings
 from realtime.errors import ClientError, PublishQueueFull
@@ -25,6 +26,7 @@ from realtime.rooms import Room, checked_name
 if TYPE_CHECKING:
     from realtime.connections import Connection
     from realtime.nodes import Node
+    from realtime.outbox import Policy
 
 logger = get_logger("realtime")
 
@@ -58,10 +60,15 @@ class BroadcastResult:
     """Those of them that did not take it: closing, or too slow."""
     nodes: int = 0
     """Processes it was handed to, this one included, as far as they are known."""
+    behind: int = 0
+    """Of a publish that waited: sockets of this process that had not caught up all the same."""
 
     def __add__(self, other: BroadcastResult) -> BroadcastResult:
         return BroadcastResult(
-            self.targets + other.targets, self.failed + other.failed, max(self.nodes, other.nodes)
+            self.targets + other.targets,
+            self.failed + other.failed,
+            max(self.nodes, other.nodes),
+            self.behind + other.behind,
         )
 
 
@@ -72,7 +79,24 @@ class _Delivery:
     connections: Iterable[Connection]
     frame: Frame
     exclude: Collection[str]
+    policy: Policy | None
     done: asyncio.Future[BroadcastResult]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outgoing:
+    """A message that waits for the channel layer."""
+
+    queued: float
+    """When it was queued; monotonic seconds."""
+    message: dict[str, Any]
+    gone: asyncio.Future[None] | None
+    """Set when it was handed over, or given up."""
+
+    def leave(self) -> None:
+        """Tell who waits for it."""
+        if self.gone is not None and not self.gone.done():
+            self.gone.set_result(None)
 
 
 class Hub:
@@ -93,7 +117,7 @@ class Hub:
         self._channel: str | None = None
         self._deliveries: deque[_Delivery] = deque()
         self._delivering: asyncio.Task[None] | None = None
-        self._outgoing: deque[tuple[float, dict[str, Any]]] = deque()
+        self._outgoing: deque[_Outgoing] = deque()
         self._has_outgoing = asyncio.Event()
         self._peers: dict[str, float] = {}
         self._out_of_sync: set[str] = set()
@@ -157,7 +181,23 @@ class Hub:
     async def to_room(self, name: str, frame: Frame, exclude: Collection[str] = ()) -> BroadcastResult:
         """Deliver to the members of a room that are here."""
         room = self.rooms.get(name)
-        return await self._deliver(room.members if room else (), frame, exclude)
+        if room is None:
+            return await self._deliver((), frame, exclude)
+        return await self._deliver(room.members, frame, exclude, room.policy)
+
+    async def catch_up(self, name: str, seconds: float, exclude: Collection[str] = ()) -> int:
+        """
+        Wait until no member of a room that is here is behind, ``seconds`` at most; return how many still are.
+
+        A member that others have waited for in vain is waited for again when it has caught up. Other work
+        gets a turn in any case.
+
+        """
+        await asyncio.sleep(0)
+        room = self.rooms.get(name)
+        members = [one for one in room.members if one.is_behind and one.id not in exclude] if room else []
+        await CatchUp(one for one in members if not one.stalled).wait(seconds)
+        return sum(one.is_behind for one in members)
 
     async def to_all(self, frame: Frame, exclude: Collection[str] = ()) -> BroadcastResult:
         """Deliver to every socket of this node that speaks the protocol."""
@@ -177,15 +217,19 @@ class Hub:
         return BroadcastResult(len(connections), 0, self.known_nodes())
 
     async def _deliver(
-        self, connections: Collection[Connection], frame: Frame, exclude: Collection[str]
+        self,
+        connections: Collection[Connection],
+        frame: Frame,
+        exclude: Collection[str],
+        policy: Policy | None = None,
     ) -> BroadcastResult:
         """Deliver now if it is little and nothing waits; else in turn, so that order holds."""
         settings = get_settings()
         if self._delivering is None and len(connections) <= settings.max_concurrent_broadcast:
-            return self._offer_all(connections, frame, exclude)
+            return self._offer_all(connections, frame, exclude, policy)
         self._refuse_if_full(settings.max_queue_size)
         loop = self._node.loop
-        delivery = _Delivery(list(connections), frame, exclude, loop.create_future())
+        delivery = _Delivery(list(connections), frame, exclude, policy, loop.create_future())
         self._deliveries.append(delivery)
         if self._delivering is None:
             self._delivering = loop.create_task(self._deliver_waiting(), name="realtime.delivery")
@@ -207,12 +251,17 @@ class Hub:
         connections = list(delivery.connections)
         size = get_settings().max_concurrent_broadcast
         for start in range(0, len(connections), size):
-            result += self._offer_all(connections[start : start + size], delivery.frame, delivery.exclude)
+            some = connections[start : start + size]
+            result += self._offer_all(some, delivery.frame, delivery.exclude, delivery.policy)
             await asyncio.sleep(0)
         return result
 
     def _offer_all(
-        self, connections: Iterable[Connection], frame: Frame, exclude: Collection[str]
+        self,
+        connections: Iterable[Connection],
+        frame: Frame,
+        exclude: Collection[str],
+        policy: Policy | None = None,
     ) -> BroadcastResult:
         targets = failed = 0
         # A copy: a socket that is closed for being slow must not change what is being walked.
@@ -220,24 +269,26 @@ class Hub:
             if exclude and connection.id in exclude:
                 continue
             targets += 1
-            if not connection.offer(frame):
+            if not connection.offer(frame, policy):
                 failed += 1
         return BroadcastResult(targets, failed, self.known_nodes() if self._peers else 1)
 
     # To and from the other processes.
 
-    def send_remote(self, message: dict[str, Any]) -> None:
+    def send_remote(self, message: dict[str, Any], gone: asyncio.Future[None] | None = None) -> None:
         """
         Queue one message for the other processes.
 
-        ``group`` in it is the group it goes to. Raise PublishQueueFull where the channel layer is slower
-        than the publishers.
+        ``group`` in it is the group it goes to; ``gone`` is set when it has been handed to the channel
+        layer, or given up. Raise PublishQueueFull where the channel layer is slower than the publishers.
 
         """
+        outgoing = _Outgoing(time.monotonic(), message, gone)
         if self.layer is None:
+            outgoing.leave()
             return
         self._refuse_if_full(get_settings().max_queue_size)
-        self._outgoing.append((time.monotonic(), message))
+        self._outgoing.append(outgoing)
         self._has_outgoing.set()
 
     def _refuse_if_full(self, limit: int) -> None:
@@ -254,20 +305,20 @@ class Hub:
         while True:
             await self._has_outgoing.wait()
             while self._outgoing:
-                queued, message = self._outgoing[0]
+                outgoing = self._outgoing[0]
                 try:
-                    await self._group_send(message)
+                    await self._group_send(outgoing.message)
                 except Exception as error:  # noqa: BLE001 - any layer may raise anything
                     if not failing:
                         logger.warning("channel layer does not take messages", error=str(error))
                     failing = True
-                    if time.monotonic() - queued > GIVE_UP:
-                        self._outgoing.popleft()
+                    if time.monotonic() - outgoing.queued > GIVE_UP:
+                        self._outgoing.popleft().leave()
                         self._node.counters.messages_failed += 1
                     else:
                         await asyncio.sleep(0.2)
                 else:
-                    self._outgoing.popleft()
+                    self._outgoing.popleft().leave()
                     failing = _recovered(failing, "channel layer takes messages again")
             self._has_outgoing.clear()
 
@@ -430,7 +481,7 @@ class Hub:
         room.announcing = False
         joins, leaves = room.roster.changes()
         if joins or leaves:
-            self._offer_all(room.members, envelope.presence(room.name, joins, leaves), ())
+            self._offer_all(room.members, envelope.presence(room.name, joins, leaves), (), room.policy)
 
 
 _OPERATIONS: dict[str, Callable[[Hub, dict[str, Any]], Any]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -24,24 +25,43 @@ from realtime.rooms import checked_name, group_name
 
 Local = Callable[[Node], Coroutine[Any, Any, BroadcastResult]]
 
+WAIT_SECONDS = 10.0
+"""
+Seconds that a publish waits for slow readers unless it says how long: what a handler may spend of its
+``REALTIME_HANDLER_TIMEOUT``, and enough for a peer that reads 64 KiB at 7 KiB a second.
+"""
+
 
 async def publish(
-    room: str, type: str, data: Any = None, *, exclude: Collection[str] = ()
+    room: str, type: str, data: Any = None, *, exclude: Collection[str] = (), wait: bool | float = False
 ) -> BroadcastResult:
     """
     Send ``{"type", "room", "data", "ts"}`` to every member of ``room``, in all processes.
 
-    ``exclude`` holds client ids. Raise TypeError for data JSON cannot hold, MissingTarget for a room
-    that is ``None`` or empty, and PublishQueueFull where publishes pile up.
+    ``exclude`` holds client ids. With ``wait`` the publisher is slowed down to what the readers take: it
+    goes on when nothing waits any more for a member in this process, and the message has been handed to
+    the channel layer for the others; what these do with it is not known. At most :data:`WAIT_SECONDS`,
+    or as many as ``wait`` says. A member that has not caught up by then counts as ``behind``, and is not
+    waited for again until it has; what becomes of its messages ``REALTIME_SLOW_CONSUMER`` says.
+
+    Raise TypeError for data JSON cannot hold, MissingTarget for a room that is ``None`` or empty, and
+    PublishQueueFull where publishes pile up.
 
     """
-    local, remote = _to_room(room, type, data, exclude)
-    return await _everywhere(local, remote)
+    return await _everywhere(*_to_room(room, type, data, exclude, _seconds(wait)))
 
 
-def publish_sync(room: str, type: str, data: Any = None, *, exclude: Collection[str] = ()) -> BroadcastResult:
+def publish_sync(
+    room: str, type: str, data: Any = None, *, exclude: Collection[str] = (), wait: bool | float = False
+) -> BroadcastResult:
     """Do what :func:`publish` does, from code without an event loop."""
-    return _everywhere_sync(*_to_room(room, type, data, exclude))
+    return _everywhere_sync(*_to_room(room, type, data, exclude, _seconds(wait)))
+
+
+async def relay(room: str, payload: str | bytes, *, exclude: Collection[str] = ()) -> BroadcastResult:
+    """Send ``payload`` as it is, text or binary, to every member of ``room``: no envelope is put around it."""
+    name = checked_name(_named(room, "room"))
+    return await _everywhere(*_frame_to_room(name, Frame(payload), exclude, 0.0))
 
 
 async def broadcast(type: str, data: Any = None, *, exclude: Collection[str] = ()) -> BroadcastResult:
@@ -107,17 +127,26 @@ async def beat() -> None:
 # What each of them is: what to do in a node of this process, and what to tell the others.
 
 
-def _to_room(room: str, type: str, data: Any, exclude: Collection[str]) -> tuple[Local, dict[str, Any]]:
+def _to_room(
+    room: str, type: str, data: Any, exclude: Collection[str], seconds: float
+) -> tuple[Local, dict[str, Any], float]:
     name = checked_name(_named(room, "room"))
-    frame = envelope.event(_event_type(type), data, room=name)
+    return _frame_to_room(name, envelope.event(_event_type(type), data, room=name), exclude, seconds)
 
+
+def _frame_to_room(
+    name: str, frame: Frame, exclude: Collection[str], seconds: float
+) -> tuple[Local, dict[str, Any], float]:
     async def local(node: Node) -> BroadcastResult:
-        return await node.hub.to_room(name, frame, exclude)
+        result = await node.hub.to_room(name, frame, exclude)
+        if seconds:
+            result = replace(result, behind=await node.hub.catch_up(name, seconds, exclude))
+        return result
 
     message = {"group": group_name(name), "op": "room", "to": name, **_carried(frame)}
     if exclude:
         message["exclude"] = list(exclude)
-    return local, message
+    return local, message, seconds
 
 
 def _to_all(type: str, data: Any, exclude: Collection[str]) -> tuple[Local, dict[str, Any]]:
@@ -182,6 +211,14 @@ def _user_id(user: Any) -> str:
     return str(key)
 
 
+def _seconds(wait: bool | float) -> float:
+    if wait is True:
+        return WAIT_SECONDS
+    if wait < 0:
+        raise ValueError(f"A publish cannot wait {wait!r} seconds. Use True, or a number above 0.")
+    return float(wait)
+
+
 def _event_type(type: str) -> str:
     if not isinstance(type, str) or not type or type.startswith(envelope.SYSTEM):
         raise ValueError(
@@ -201,7 +238,7 @@ def _reason(reason: CloseReason) -> list[Any]:
 # How they reach this process's nodes and the other processes.
 
 
-async def _everywhere(local: Local, remote: dict[str, Any]) -> BroadcastResult:
+async def _everywhere(local: Local, remote: dict[str, Any], seconds: float = 0.0) -> BroadcastResult:
     here = nodes.live()
     if not here:
         return await _without_node(remote)
@@ -209,12 +246,12 @@ async def _everywhere(local: Local, remote: dict[str, Any]) -> BroadcastResult:
     first = next((node for node in here if node.loop is own), here[0])
     result = BroadcastResult()
     for node in here:
-        work = _in_node(node, local, remote if node is first else None)
+        work = _in_node(node, local, remote if node is first else None, seconds)
         result += await (work if node.loop is own else _elsewhere(node, work))
     return result
 
 
-def _everywhere_sync(local: Local, remote: dict[str, Any]) -> BroadcastResult:
+def _everywhere_sync(local: Local, remote: dict[str, Any], seconds: float = 0.0) -> BroadcastResult:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -228,16 +265,26 @@ def _everywhere_sync(local: Local, remote: dict[str, Any]) -> BroadcastResult:
         return async_to_sync(_without_node)(remote)
     result = BroadcastResult()
     for node in here:
-        work = _in_node(node, local, remote if node is here[0] else None)
+        work = _in_node(node, local, remote if node is here[0] else None, seconds)
         result += asyncio.run_coroutine_threadsafe(work, node.loop).result()
     return result
 
 
-async def _in_node(node: Node, local: Local, remote: dict[str, Any] | None) -> BroadcastResult:
+async def _in_node(
+    node: Node, local: Local, remote: dict[str, Any] | None, seconds: float
+) -> BroadcastResult:
+    """Tell the others and this node; with ``seconds``, wait at most that long for each of the two, at once."""
+    if remote is None:
+        return await local(node)
     # The other processes first: a queue that is full refuses the message before anybody has seen it.
-    if remote is not None:
+    if not seconds:
         node.hub.send_remote(remote)
-    return await local(node)
+        return await local(node)
+    gone, deadline = node.loop.create_future(), node.loop.time() + seconds
+    node.hub.send_remote(remote, gone)
+    result = await local(node)
+    await asyncio.wait([gone], timeout=max(0.0, deadline - node.loop.time()))
+    return result
 
 
 def _elsewhere(node: Node, work: Coroutine[Any, Any, BroadcastResult]) -> Awaitable[BroadcastResult]:

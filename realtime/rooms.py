@@ -7,6 +7,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
+from realtime.conf import get_settings
+from realtime.outbox import policy_of
 from realtime.presence import Roster
 
 if TYPE_CHECKING:
@@ -43,11 +45,13 @@ def group_name(room: str) -> str:
 class Room:
     """The part of a room that is in this process."""
 
-    __slots__ = ("announcing", "group", "members", "name", "roster", "subscribed", "syncing")
+    __slots__ = ("announcing", "group", "members", "name", "policy", "roster", "subscribed", "syncing")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.group = group_name(name)
+        self.policy = policy_of(get_settings().slow_consumer, name)
+        """What becomes of its messages where a member reads too slowly."""
         self.members: dict[Connection, None] = {}
         self.roster = Roster()
         self.subscribed = False

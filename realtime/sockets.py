@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from functools import partial
 from typing import Any
 
 from realtime.close_codes import CloseReason
 from realtime.connections import Connection
-from realtime.consumers import ConsumerRoom, RealtimeConsumer, Receive
+from realtime.consumers import ConsumerRoom, RealtimeConsumer
 from realtime.errors import SocketClosed
 from realtime.frames import Frame
+from realtime.inflow import Inflow, Payload, later, passed
 from realtime.limits import Limits
+from realtime.transports import Receive
 
 Serve = Callable[["WebSocket"], Awaitable[None]]
 
@@ -27,9 +30,8 @@ class WebSocket:
 
     """
 
-    def __init__(self, consumer: _FunctionConsumer, receive: Receive) -> None:
+    def __init__(self, consumer: _FunctionConsumer) -> None:
         self._consumer = consumer
-        self._receive = receive
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -62,7 +64,10 @@ class WebSocket:
 
     async def receive(self) -> str | bytes | None:
         """Return the next message; ``None`` when the socket is closed."""
-        return await self._consumer.next_message(self._receive)
+        if asyncio.current_task() is self.connection.task:
+            return await _Next()
+        # A task of the function's own, be it wait_for()'s.
+        return await self._consumer.inflow.next()
 
     async def send(self, message: str | bytes) -> None:
         """Send one message; waits while the client reads too slowly. Raise SocketClosed if it is gone."""
@@ -87,34 +92,126 @@ class WebSocket:
         return self._consumer.room(name)
 
 
+class _Next:
+    """What a function awaits for its next message: it stops at the marker, and is sent the message there."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[object, Payload | None, Payload | None]:
+        return (yield _NEXT)
+
+
+_NEXT = object()
+
+
+class _Returned(Exception):
+    """The function has returned, where nobody but the task of the socket can be told."""
+
+
 class _FunctionConsumer(RealtimeConsumer):
-    """The consumer behind a function."""
+    """
+    The consumer behind a function.
+
+    It runs the function's coroutine up to where that wants a message, and waits for one in its place. A
+    transport that hands over messages as they come can so let the coroutine go on at once, without a
+    task waking up.
+
+    """
 
     speaks_protocol = False
     serve: Serve
+    inflow: Inflow
 
     async def _serve_accepted(self, receive: Receive) -> None:
         if not self.connection.accepted:
             return
+        self.inflow = Inflow(self.connection, receive)
         # A function that only sends ends with SocketClosed.
         with contextlib.suppress(SocketClosed):
-            await type(self).serve(WebSocket(self, receive))
+            await self._run_function()
         if not self.connection.closed:
             await self.close()
         # The peer's answer, so that what it still sends is not mistaken for a new conversation.
-        while await self.next_message(receive) is not None:
+        while await self.inflow.next() is not None:
             pass
+        self._close_code = self.inflow.code
 
-    async def next_message(self, receive: Receive) -> str | bytes | None:
-        """Return the next message; ``None``, again and again, when there is none any more."""
-        if self._disconnected:
+    async def _run_function(self) -> None:
+        self._iterator: Any = type(self).serve(WebSocket(self)).__await__()
+        self._wants_message = self._has_begun = False
+        self.inflow.attach(self._go_on_at_once)
+        try:
+            await self._until_it_wants(next, self._iterator)
+            while True:
+                await self._give_it_the_next()
+        except _Returned:
+            pass
+        finally:
+            self._wants_message = False
+
+    async def _give_it_the_next(self) -> None:
+        try:
+            payload = await self.inflow.next()
+        except BaseException as error:
+            if not (self._wants_message or self._has_begun):
+                # Raised by the function itself, while it went on as messages came.
+                raise
+            await self._until_it_wants(self._iterator.throw, error)
+        else:
+            await self._until_it_wants(self._iterator.send, payload)
+
+    async def _until_it_wants(self, go_on: Callable[[Any], Any], value: Any) -> None:
+        """Let the function go on until it wants a message. Raise _Returned when it returns."""
+        self._wants_message = self._has_begun = False
+        try:
+            waited_for = go_on(value)
+            if waited_for is not _NEXT:
+                await _Until(self._iterator, waited_for)
+        except StopIteration:
+            raise _Returned from None
+        self._wants_message = True
+
+    def _go_on_at_once(self, payload: Payload) -> dict[str, Any] | None:
+        """Give the function a message as it comes."""
+        if not self._wants_message:
+            return passed(payload)
+        self._wants_message = False
+        try:
+            waited_for = self._iterator.send(payload)
+        except StopIteration:
+            raise _Returned from None
+        if waited_for is _NEXT:
+            self._wants_message = True
             return None
-        message = await receive()
-        if message["type"] == "websocket.receive":
-            return self._took(message, time.monotonic())
-        self._disconnected = True
-        self._close_code = message.get("code")
-        return None
+        self._has_begun = True
+        return later(partial(self._until_it_wants, _as_it_is, waited_for))
+
+
+def _as_it_is(waited_for: Any) -> Any:
+    return waited_for
+
+
+class _Until:
+    """Await what a coroutine awaits, until it wants a message or ends."""
+
+    __slots__ = ("_iterator", "_waited_for")
+
+    def __init__(self, iterator: Any, waited_for: Any) -> None:
+        self._iterator = iterator
+        self._waited_for = waited_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        iterator, waited_for = self._iterator, self._waited_for
+        try:
+            while waited_for is not _NEXT:
+                try:
+                    sent = yield waited_for
+                except BaseException as error:  # noqa: BLE001 - cancellation is passed on like any other
+                    waited_for = iterator.throw(error)
+                else:
+                    waited_for = iterator.send(sent)
+        except StopIteration:
+            raise _Returned from None
 
 
 def websocket(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Generator
 from typing import Any
 
@@ -38,8 +39,9 @@ class Rest:
             return stop.value
 
     def close(self) -> None:
-        """Give up what is left."""
-        self._iterator.close()
+        """Give up what is left: it may clean up, but not wait."""
+        with contextlib.suppress(RuntimeError):
+            self._iterator.close()
 
 
 def step(awaitable: Awaitable[Any]) -> Rest | None:

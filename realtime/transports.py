@@ -17,6 +17,9 @@ from realtime.stepping import finish, step
 logger = get_logger("realtime")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Take = Callable[[str | bytes], dict[str, Any] | None]
+"""Handles a message. Returns ``None`` when it is done with it, else the event that ``receive`` shall give for it."""
 
 
 class TransportListener(Protocol):
@@ -29,7 +32,7 @@ class TransportListener(Protocol):
         """A protocol ping was answered after ``rtt`` seconds."""
 
     def resume_writing(self) -> None:
-        """``writable`` became true again."""
+        """``writable`` became true again, or never will: the socket is gone."""
 
 
 class Transport(Protocol):
@@ -59,11 +62,25 @@ class Transport(Protocol):
     def buffered_bytes(self) -> int:
         """Bytes written and not yet taken by the kernel."""
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the socket is not being read now, because its handler is behind: nothing can be heard meanwhile."""
+
     def write(self, frame: Frame) -> None:
         """Send one message now. Legal only after accept; buffered without bound if not ``writable``."""
 
     def limit_messages(self, size: int) -> None:
         """Refuse, from now on, a message of more than ``size`` bytes when its header comes; 0 takes any size."""
+
+    def attach(self, receive: Receive, take: Take, *, as_task: bool) -> bool:
+        """
+        Have ``take`` called with each message that comes while the application awaits ``receive``.
+
+        With ``as_task``, as a part of the task that serves the socket: as its current task, in its
+        context. Return whether that is done from now on. It is not where this transport cannot, where
+        ``receive`` is not its own, for somebody between them must see the messages, nor outside its task.
+
+        """
 
     def ping(self) -> None:
         """Send a protocol ping; the answer comes as ``listener.ponged``."""
@@ -86,6 +103,8 @@ class AsgiTransport:
 
     name = "asgi"
     can_ping = False
+    is_held = False
+    """As far as ASGI lets us know."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -115,6 +134,10 @@ class AsgiTransport:
 
     def limit_messages(self, size: int) -> None:
         """Leave it to the middleware: ASGI gives messages when they are whole."""
+
+    def attach(self, receive: Receive, take: Take, *, as_task: bool) -> bool:
+        """Refuse: ASGI gives a message to whoever awaits it, and to nobody else."""
+        return False
 
     def ping(self) -> None:
         raise NotImplementedError("plain ASGI has no protocol ping; look at can_ping first")
@@ -174,6 +197,8 @@ class AsgiTransport:
             logger.debug("socket takes no messages", error=repr(error))
         self.closed = True
         self._give_up()
+        if self.listener is not None:
+            self.listener.resume_writing()
 
     def _give_up(self) -> None:
         for sending, size in self._waiting:

@@ -10,6 +10,7 @@ from django.urls import re_path
 from ratelimit.asgi import Receive, Scope, Send
 from ratelimit.refusals import Refusal, refuse
 from realtime.close_codes import FORBIDDEN
+from realtime.turbo import TurboBroadcast, TurboEcho
 from wsproject.consumers import MAX_ROOM_NAME, ChatConsumer, echo
 
 UNKNOWN_ADDRESS = Refusal(
@@ -29,6 +30,8 @@ async def unknown_address(scope: Scope, receive: Receive, send: Send) -> None:
 _router = URLRouter(
     [
         re_path(r"^ws/echo/$", echo),
+        re_path(r"^ws/turbo/echo/$", cast("Any", TurboEcho(prefix="Echo: "))),
+        re_path(r"^ws/turbo/broadcast/$", cast("Any", TurboBroadcast("turbo"))),
         # A room may be called anything, slashes and line ends included.
         re_path(rf"^ws/chat/(?P<room>(?s:.{{1,{MAX_ROOM_NAME}}}))/$", ChatConsumer.as_asgi()),
         # URLRouter raises where nothing matches: what anybody can cause is not an error of the server.

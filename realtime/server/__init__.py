@@ -21,11 +21,18 @@ def install() -> None:
     if "daphne.server" not in sys.modules:
         return
     # Imported here because importing daphne installs its reactor, which must not happen under another server.
+    import daphne.testing
     from daphne.cli import CommandLineInterface
 
+    from realtime.server.process import ServerProcess
     from realtime.server.server import Server
 
     CommandLineInterface.server_class = Server
+    # channels.testing takes it from there by name, when it is imported.
+    stock, daphne.testing.DaphneProcess = daphne.testing.DaphneProcess, ServerProcess
+    live = sys.modules.get("channels.testing.live")
+    if live is not None and live.ChannelsLiveServerTestCase.ProtocolServerProcess is stock:
+        live.ChannelsLiveServerTestCase.ProtocolServerProcess = ServerProcess
     if apps.is_installed("daphne"):
         from daphne.management.commands.runserver import Command
 

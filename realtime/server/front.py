@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ Address = list[Any] | None
 
 _ACCEPTS_PER_TURN = 64
 """Connections taken in one turn of the loop; the kernel keeps the rest for the next."""
+_BEGUN_PER_TURN = 16
+"""WebSockets begun in one turn of the loop: when a crowd comes at once, nobody else has to wait for all of it."""
 _RETRY_SECONDS = 1.0
 """How long a listener rests when the process has no descriptor left."""
 _UNIX_LOOK_SECONDS = 0.02
@@ -48,6 +51,7 @@ class Front:
         self.arrivals: set[Arrival] = set()
         self._listeners: list[socket.socket] = []
         self._resting: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._crowd: deque[tuple[socket.socket, Head, Address]] = deque()
 
     def listen(self, listener: socket.socket) -> None:
         """Accept on ``listener``, which is bound and listening, and now belongs to the front."""
@@ -69,6 +73,28 @@ class Front:
         self.stop_listening()
         for arrival in list(self.arrivals):
             arrival.drop()
+
+    def begin(self, sock: socket.socket, head: Head, address: Address) -> None:
+        """Pass a WebSocket on in its turn."""
+        self._crowd.append((sock, head, address))
+        if len(self._crowd) == 1:
+            self.loop.call_soon(self._begin_some)
+
+    def _begin_some(self) -> None:
+        try:
+            for _ in range(min(_BEGUN_PER_TURN, len(self._crowd))):
+                self._begin_next()
+        finally:
+            if self._crowd:
+                self.loop.call_soon(self._begin_some)
+
+    def _begin_next(self) -> None:
+        sock, head, address = self._crowd.popleft()
+        try:
+            self.websocket(sock, head, address)
+        except OSError:
+            # The client is gone already.
+            sock.close()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
@@ -189,7 +215,7 @@ class Arrival:
             if head is None:
                 self._front.http(self._sock)
             else:
-                self._front.websocket(self._sock, head, self._address)
+                self._front.begin(self._sock, head, self._address)
         except OSError:
             # The client is gone already.
             self._sock.close()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import daphne.server
-from twisted.internet import reactor
+from twisted.internet import reactor as installed_reactor
+
+reactor: Any = installed_reactor
+"""Any, because what Twisted says of its types is for a plugin of mypy that is no more."""
 
 new_event_loop: Callable[[], Any] | None = None
 try:
@@ -15,6 +19,9 @@ try:
     new_event_loop = uvloop.new_event_loop
 except ImportError:  # optional: there is none for Windows
     pass
+
+_of_the_parent: list[Any] = []
+"""Kept only so that they are not collected, which would close them."""
 
 
 def use_uvloop() -> bool:
@@ -33,6 +40,23 @@ def use_uvloop() -> bool:
     return True
 
 
+def begin_anew() -> None:
+    """
+    Let the reactor run on a loop of its own in a process that was forked from one that has a reactor.
+
+    The old loop is the parent's too: what is unregistered from it here, or by its end, the parent no longer
+    hears of. So it is left as it is, and kept.
+
+    """
+    _of_the_parent.append(reactor._asyncioEventloop)
+    readers = reactor.getReaders()
+    reactor._readers.clear()
+    reactor._writers.clear()
+    loop = asyncio.new_event_loop()
+    _give(reactor, loop, readers, [])
+    daphne.server.twisted_loop = loop
+
+
 def _move(reactor: Any, loop: Any) -> None:
     old = reactor._asyncioEventloop
     readers, writers = reactor.getReaders(), reactor.getWriters()
@@ -40,14 +64,18 @@ def _move(reactor: Any, loop: Any) -> None:
         reactor.removeReader(reader)
     for writer in writers:
         reactor.removeWriter(writer)
+    _give(reactor, loop, readers, writers)
+    if old._default_executor is not None:
+        loop.set_default_executor(old._default_executor)
+    old.close()
+
+
+def _give(reactor: Any, loop: Any, readers: list[Any], writers: list[Any]) -> None:
+    """Let ``reactor`` run on ``loop``, with these descriptors and with what it was to call later."""
     reactor._asyncioEventloop = loop
     for reader in readers:
         reactor.addReader(reader)
     for writer in writers:
         reactor.addWriter(writer)
-    # What was to be called later.
     reactor._scheduledAt = None
     reactor._reschedule()
-    if old._default_executor is not None:
-        loop.set_default_executor(old._default_executor)
-    old.close()

@@ -95,9 +95,12 @@ class Assembly:
         self._buffer += payload
         if not last:
             return None
-        opcode, packed, whole = self._opcode, self._packed, bytes(self._buffer)
+        opcode, packed, whole = self._opcode, self._packed, self._buffer
         self._opcode, self._decoder, self._buffer = CONTINUATION, None, bytearray()
-        return self._finished(opcode, whole, packed=packed)
+        if opcode == TEXT and not packed:
+            # Not by way of bytes: that would be another copy of a large message.
+            return whole.decode()
+        return self._finished(opcode, bytes(whole), packed=packed)
 
     def _check_size(self, size: int, *, packed: bool) -> None:
         # Deflate makes what cannot be compressed a little longer, and the bound is for what comes out.

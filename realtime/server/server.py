@@ -18,6 +18,7 @@ from realtime import nodes
 from realtime.close_codes import CloseReason
 from realtime.conf import get_settings
 from realtime.drain import Socket, see_off
+from realtime.server import openfiles
 from realtime.server.native import NativeHalf, native_half
 from realtime.server.protocol import WebSocketProtocol, message_limits
 from realtime.server.requests import HTTPFactory
@@ -96,12 +97,17 @@ class Server(daphne.server.Server):
         """Serve until told to stop, and end in order."""
         if threading.current_thread() is not threading.main_thread():
             _before_exit(self._stop_for_exit)
+        self.look_around()
         self.native = native_half(self)
         try:
             super().run()
             _end_tasks(reactor._asyncioEventloop)
         finally:
             self._finished.set()
+
+    def look_around(self) -> None:
+        """Log what will keep this process from serving as it is meant to."""
+        openfiles.tell()
 
     def listen_success(self, port: Any) -> None:
         """Remember the port, to stop listening before anything else stops; the native engine accepts on it where it can."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from realtime.frames import Frame
 from realtime.server.wire import frame as wire_bytes
-from realtime.transports import TransportListener
+from realtime.transports import Receive, Take, TransportListener
 
 if TYPE_CHECKING:
     from realtime.server.protocol import WebSocketProtocol
@@ -51,6 +51,12 @@ class DaphneTransport:
         """Whether the peer is still there, be it that it has not answered a close frame."""
         return self._protocol.is_connected
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the socket is not being read, because messages wait for their handler."""
+        inbox = self._protocol.inbox
+        return inbox is not None and inbox.paused
+
     def write(self, frame: Frame) -> None:
         protocol = self._protocol
         if protocol.state == protocol.STATE_OPEN:
@@ -58,6 +64,10 @@ class DaphneTransport:
 
     def limit_messages(self, size: int) -> None:
         self._protocol.maxMessagePayloadSize = self._protocol.maxFramePayloadSize = size
+
+    def attach(self, receive: Receive, take: Take, *, as_task: bool) -> bool:
+        """Refuse: daphne's protocol hands over messages in its own time."""
+        return False
 
     def ping(self) -> None:
         # The random part keeps a peer from answering a ping before it was sent.
@@ -92,11 +102,13 @@ class DaphneTransport:
             await self._drained.wait()
 
     def release(self) -> None:
-        """The socket is gone: nobody waits for it any more."""
+        """The peer has taken everything, or is gone: nobody waits for it any more."""
         self.writable = True
         if self._drained is not None:
             self._drained.set()
             self._drained = None
+        if self.listener is not None:
+            self.listener.resume_writing()
 
     # What Twisted asks of a producer.
 
@@ -105,8 +117,6 @@ class DaphneTransport:
 
     def resumeProducing(self) -> None:  # noqa: N802 - Twisted's name
         self.release()
-        if self.listener is not None:
-            self.listener.resume_writing()
 
     def stopProducing(self) -> None:  # noqa: N802 - Twisted's name
         self.release()

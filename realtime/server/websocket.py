@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import enum
 import logging
 import socket
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from realtime.frames import Frame
@@ -26,7 +27,7 @@ from realtime.server.parser import (
     ParserListener,
     open_parser,
 )
-from realtime.transports import TransportListener
+from realtime.transports import Receive, Take, TransportListener
 
 if TYPE_CHECKING:
     from realtime.server.engine import Engine
@@ -96,6 +97,7 @@ class NativeWebSocket(ParserListener):
         "_assembly",
         "_chaff",
         "_closed_by_application",
+        "_context",
         "_deflater",
         "_denial",
         "_disconnect",
@@ -115,6 +117,7 @@ class NativeWebSocket(ParserListener):
         "_slow_bytes",
         "_sock",
         "_stream",
+        "_take",
         "_task",
         "_timer",
         "_told",
@@ -124,7 +127,6 @@ class NativeWebSocket(ParserListener):
         "_write_paused",
         "listener",
         "max_message_bytes",
-        "on_message",
         "opened_at",
         "phase",
         "scope",
@@ -143,11 +145,8 @@ class NativeWebSocket(ParserListener):
         self.listener: TransportListener | None = None
         self.max_message_bytes = engine.options.max_message_bytes
         """Largest message that is received, in bytes; 0 is any."""
-        self.on_message: Callable[[str | bytes], bool] | None = None
-        """
-        Called with each message as it comes, in the loop's own call. Returns whether it took the message;
-        otherwise that waits for ``receive``. Whoever sets it takes over limits and order as well.
-        """
+        self._take: Take | None = None
+        """Handles messages while ``receive`` is awaited; what :meth:`attach` was given, or does that as the task."""
         # A list: it is short, and an empty deque would be the largest part of an idle socket.
         self._queue: list[Message] = [{"type": "websocket.connect"}]
         self._waiter: asyncio.Future[None] | None = None
@@ -181,7 +180,8 @@ class NativeWebSocket(ParserListener):
 
     def start(self) -> None:
         """Run the application for this socket."""
-        self._task = self._loop.create_task(self._run())
+        self._context = contextvars.copy_context()
+        self._task = self._loop.create_task(self._run(), context=self._context)
         self._task.add_done_callback(self._application_ended)
         self._timer = self._loop.call_later(self._engine.options.connect_timeout, self._never_answered)
         self._watch()
@@ -283,6 +283,9 @@ class NativeWebSocket(ParserListener):
         self._told = True
         if self._writable is not None:
             self._writable.set()
+        if self.listener is not None:
+            # Who waits for this peer to read waits in vain. In a moment the phase says so too.
+            self._loop.call_soon(self.listener.resume_writing)
         self._disconnect = {"type": "websocket.disconnect", "code": code, "reason": reason}
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -481,10 +484,6 @@ class NativeWebSocket(ParserListener):
             if self.phase is Phase.CLOSING and frame.msg_type is CLOSE and self._stream is not None:
                 self._stream.close()
             return
-        self._heard = True
-        listener = self.listener
-        if listener is not None:
-            listener.heard()
         kind = frame.msg_type
         payload: str | bytes
         try:
@@ -496,6 +495,7 @@ class NativeWebSocket(ParserListener):
             ):
                 payload = frame.get_payload_as_utf8_text()
             elif kind is PING or kind is PONG or kind is CLOSE:
+                self._lives()
                 if frame.rsv1 | frame.rsv2 | frame.rsv3:
                     raise Violation(1002, "a reserved bit is set")
                 self._control(kind, frame.get_payload_as_bytes())
@@ -504,6 +504,7 @@ class NativeWebSocket(ParserListener):
             else:
                 message = self._assemble(frame)
                 if message is None:
+                    self._lives()
                     self._count_chaff(frame)
                     return
                 payload = message
@@ -516,13 +517,34 @@ class NativeWebSocket(ParserListener):
         if (self._reseat_due or frame.payload_size > LARGE_BYTES) and not frame.tail_size:
             self._hold(_Hold.RESEAT)
             self._loop.call_soon(self._reseat)
-        on_message = self.on_message
-        if on_message is not None and not self._queue and on_message(payload):
+        waiter = self._waiter
+        if self._take is not None and waiter is not None and not waiter.done():
+            event = self._take(payload)
+            if event is not None:
+                self._deliver(event)
             return
-        if payload.__class__ is str:
-            self._deliver({"type": "websocket.receive", "text": payload})
-        else:
-            self._deliver({"type": "websocket.receive", "bytes": payload})
+        self._lives()
+        self._deliver(_received(payload))
+
+    def _lives(self) -> None:
+        """Anything at all came from the peer."""
+        self._heard = True
+        if self.listener is not None:
+            self.listener.heard()
+
+    def _take_as_task(self, take: Take, payload: str | bytes) -> Message | None:
+        """Have ``take`` run as if the application's task, which waits for a message, had received it."""
+        loop, task = self._loop, cast("asyncio.Task[None]", self._task)
+        try:
+            # Documented for those who extend asyncio, for all its underscore.
+            asyncio.tasks._enter_task(loop, task)
+        except RuntimeError:
+            # Data that was held back is being fed to us by another task.
+            return _received(payload)
+        try:
+            return self._context.run(take, payload)
+        finally:
+            asyncio.tasks._leave_task(loop, task)
 
     def _assemble(self, frame: ParsedFrame) -> str | bytes | None:
         return self._assembly.feed(
@@ -660,6 +682,12 @@ class NativeWebSocket(ParserListener):
                 # Between two frames there is a chance to.
                 self._reseat_due = True
 
+    def attach(self, receive: Receive, take: Take, *, as_task: bool) -> bool:
+        if getattr(receive, "__self__", None) is not self or asyncio.current_task() is not self._task:
+            return False
+        self._take = partial(self._take_as_task, take) if as_task else take
+        return True
+
     def ping(self) -> None:
         if self.phase is Phase.OPEN:
             self._ping_sent_at = self._loop.time()
@@ -712,6 +740,7 @@ class NativeWebSocket(ParserListener):
 
     def _let_go(self) -> None:
         self.phase = Phase.CLOSED
+        self._take = None
         self._cancel_timer()
         self._forget_if_over()
 
@@ -751,6 +780,11 @@ class NativeWebSocket(ParserListener):
             self._write_frame(_PONG_OPCODE, pong)
         if self.listener is not None and self.phase is Phase.OPEN:
             self.listener.resume_writing()
+
+
+def _received(payload: str | bytes) -> Message:
+    kind = "text" if payload.__class__ is str else "bytes"
+    return {"type": "websocket.receive", kind: payload}
 
 
 def _plain(payload: str | bytes) -> bytes:

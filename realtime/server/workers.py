@@ -8,7 +8,8 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 logger = logging.getLogger("realtime.server")
 
@@ -16,6 +17,8 @@ HEALTHY_SECONDS = 5.0
 """A worker that ran this long and then died is started again at once."""
 RETRY_SECONDS = 1.0
 """How long it is waited after one that died sooner: it will not be the last time."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Workers:
@@ -25,13 +28,21 @@ class Workers:
     A worker that dies is started again. SIGTERM and SIGINT are passed on once, and the parent ends when
     the last worker has; a second one kills them. SIGHUP replaces the workers, the new ones first, so
     that the port is never unserved. Workers find the read end of a pipe as the last of their ``fds``:
-    when that is at its end, their parent is gone.
+    when that is at its end, their parent is gone. They get our environment, or ``environment``.
 
     """
 
-    def __init__(self, command: Callable[[Sequence[int]], list[str]], count: int, fds: Sequence[int]) -> None:
+    def __init__(
+        self,
+        command: Callable[[Sequence[int]], list[str]],
+        count: int,
+        fds: Sequence[int],
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._command = command
         self._count = count
+        self._environment = environment
         self._alive, self._held = os.pipe()
         self._fds = [*fds, self._alive]
         self._running: dict[subprocess.Popen[bytes], float] = {}
@@ -47,12 +58,34 @@ class Workers:
         return [process.pid for process in self._running]
 
     def run(self) -> int:
-        """Run until all workers have ended; return the exit code: 0 where they all ended in order."""
+        """
+        Run until all workers have ended; return the exit code: 0 where they all ended in order.
+
+        To be called once, in the main thread, which alone hears of signals. They are as they were afterwards.
+
+        """
+        with self._listening() as woken:
+            self._watch(woken)
+        return 1 if self._failed else 0
+
+    @contextmanager
+    def _listening(self) -> Iterator[int]:
+        """Note signals; yield a descriptor that can be read when there is one."""
         woken, wake = os.pipe()
         os.set_blocking(wake, False)
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, self._note)
+        fd_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        try:
+            yield woken
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.set_wakeup_fd(fd_before)
+            # The workers that are left, if something went wrong here, end with the pipe they hold the other end of.
+            for fd in (woken, wake, self._alive, self._held):
+                os.close(fd)
+
+    def _watch(self, woken: int) -> None:
         self._fill_up()
         while self._running or self._leaving or not self._stopping:
             select.select([woken], [], [], self._patience())
@@ -61,7 +94,6 @@ class Workers:
             self._obey()
             self._bury()
             self._fill_up()
-        return 1 if self._failed else 0
 
     def _note(self, number: int, frame: object) -> None:
         self._signals.append(number)
@@ -119,6 +151,6 @@ class Workers:
         ):
             # In groups of their own: Ctrl-C is for the parent, which passes it on once.
             process = subprocess.Popen(  # noqa: S603 - our own command
-                self._command(self._fds), pass_fds=self._fds, process_group=0
+                self._command(self._fds), env=self._environment, pass_fds=self._fds, process_group=0
             )
             self._running[process] = time.monotonic()

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from websockets.asyncio.client import connect, unix_connect
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
 
 from tests.acceptance import rawclient
-from tests.acceptance.processes import ServerProcess, free_port, manage, run, taken_port
+from tests.acceptance.processes import ROOT, ServerProcess, daphne, free_port, manage, run, taken_port
 from tests.acceptance.rawclient import RawClient
+from tests.redisserver import RedisServer
 
 PROJECT = {"DJANGO_SETTINGS_MODULE": "tests.acceptance.apps.settings"}
+ENOUGH = {"RATELIMIT_MAX_CONNECTIONS": "100"}
+"""So few connections that any machine can open the files for them."""
 
 
 @pytest.mark.parametrize(
@@ -37,7 +45,9 @@ async def test_it_says_in_one_line_where_it_serves_and_does(
     words: Callable[[int], list[str]], environment: Callable[[int], dict[str, str]]
 ) -> None:
     port = free_port()
-    with ServerProcess(manage("serve", *words(port)), port, {**PROJECT, **environment(port)}) as server:
+    with ServerProcess(
+        manage("serve", *words(port)), port, {**PROJECT, **ENOUGH, **environment(port)}
+    ) as server:
         server.wait_for_output("Serving")
         assert rawclient.get(port, "/").body == b"home"
         async with connect(f"{server.ws}/echo") as socket:
@@ -151,27 +161,91 @@ async def test_tls_serves_https_and_wss(certificate: tuple[str, str]) -> None:
         assert server.stop().code == 0
 
 
+@pytest.fixture(scope="module")
+def locked_key(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("locked") / "key.pem"
+    lock = serialization.BestAvailableEncryption(b"secret")
+    made = ec.generate_private_key(ec.SECP256R1())
+    path.write_bytes(made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock))
+    return str(path)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        pytest.param(["--tls-cert", "x.pem"], "go together", id="certificate alone"),
-        pytest.param(["--tls-key", "x.pem"], "go together", id="key alone"),
         pytest.param(
-            ["--tls-cert", "x.pem", "--tls-key", "y.pem"], "There is no file x.pem", id="no such file"
+            ["--tls-cert", "x.pem"], "--tls-cert and --tls-key go together.", id="certificate alone"
+        ),
+        pytest.param(["--tls-key", "x.pem"], "--tls-cert and --tls-key go together.", id="key alone"),
+        pytest.param(
+            ["--tls-cert", "x.pem", "--tls-key", "y.pem"], "There is no file x.pem.", id="no such file"
         ),
         pytest.param(
-            ["--tls-cert", __file__, "--tls-key", __file__], "cannot be used", id="not a certificate"
+            ["--tls-cert", "{cert}", "--tls-key", "y.pem"], "There is no file y.pem.", id="no such key"
         ),
-        pytest.param(["--workers", "0"], "not a number of workers", id="no worker"),
-        pytest.param(["--uds", "/nowhere/socket"], "Cannot listen at /nowhere/socket", id="no such folder"),
-        pytest.param(["--uds", __file__], "not a socket", id="a file that is not a socket"),
+        pytest.param(
+            ["--tls-cert", __file__, "--tls-key", __file__],
+            f"{__file__} cannot be used as a certificate in PEM: no start line.",
+            id="not a certificate",
+        ),
+        pytest.param(
+            ["--tls-cert", "{cert}", "--tls-key", "{cert}"],
+            "{cert} cannot be used as a key in PEM.",
+            id="not a key",
+        ),
+        pytest.param(
+            ["--tls-cert", "{cert}", "--tls-key", "{locked_key}"],
+            "{locked_key} has a pass phrase: give a key without one.",
+            id="a key with a pass phrase",
+        ),
+        pytest.param(
+            ["--tls-cert", "{cert}", "--tls-key", "{other_key}"],
+            "{other_key} is not the key of {cert}.",
+            id="the key of another certificate",
+        ),
+        pytest.param(["--workers", "0"], "'0' is not a number of workers: use 1 to 1000.", id="no worker"),
+        pytest.param(
+            ["--uds", "/nowhere/socket"],
+            "Cannot listen at /nowhere/socket: No such file or directory. Check --uds.",
+            id="no such folder",
+        ),
+        pytest.param(
+            ["--uds", "/proc/socket"], "Cannot listen at /proc/socket: ", id="a folder nobody may write to"
+        ),
+        pytest.param(["--uds", "x" * 200], "path too long", id="a path that is too long"),
+        pytest.param(
+            ["--uds", __file__],
+            f"Cannot listen at {__file__}: there is a file that is not a socket. Check --uds.",
+            id="a file that is not a socket",
+        ),
+        pytest.param(
+            ["--uds", "/nowhere/socket", "--workers", "2", "--allow-split-rooms"],
+            "Cannot listen at /nowhere/socket",
+            id="no such folder, with workers",
+        ),
+        pytest.param(
+            ["--workers", "2"],
+            "--workers is 2: CHANNEL_LAYERS['default'] is channels.layers.InMemoryChannelLayer, which does not leave"
+            " its process.",
+            id="rooms that would be split",
+        ),
     ],
 )
-def test_wrong_options_are_said_in_one_line(words: list[str], said: str) -> None:
-    ended = run(manage("serve", "--port", "0", *words), PROJECT)
+def test_wrong_options_are_said_in_one_line(
+    words: list[str], said: str, certificate: tuple[str, str], locked_key: str, tmp_path: Path
+) -> None:
+    other_key = tmp_path / "other.pem"
+    made, plain = ec.generate_private_key(ec.SECP256R1()), serialization.NoEncryption()
+    other_key.write_bytes(
+        made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    )
+    names = {"cert": certificate[0], "locked_key": locked_key, "other_key": other_key}
+    ended = run(manage("serve", "--port", "0", *(word.format(**names) for word in words)), PROJECT)
     assert ended.code != 0
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert said.format(**names) in ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith("usage:") and line[:1] != " "]
+    assert len(lines) == 1
+    assert ended.stdout == ""
 
 
 # Workers
@@ -193,7 +267,7 @@ def _until(condition: Callable[[], object]) -> None:
 
 def test_workers_share_the_port_are_replaced_when_they_die_and_drain_together(tmp_path: Path) -> None:
     port, notes = free_port(), tmp_path / "notes"
-    command = manage("serve", "--port", str(port), "--workers", "2")
+    command = manage("serve", "--port", str(port), "--workers", "2", "--allow-split-rooms")
     with ServerProcess(command, port, {**PROJECT, "NOTES": str(notes)}) as server:
         server.wait_for_output("with 2 workers")
         _until(lambda: len(_children(server)) == 2)
@@ -219,7 +293,7 @@ def test_workers_share_the_port_are_replaced_when_they_die_and_drain_together(tm
 
 def test_hangup_replaces_the_workers_while_the_port_is_served() -> None:
     port = free_port()
-    command = manage("serve", "--port", str(port), "--workers", "2")
+    command = manage("serve", "--port", str(port), "--workers", "2", "--allow-split-rooms")
     with ServerProcess(command, port, PROJECT) as server:
         _until(lambda: len(_children(server)) == 2)
         assert rawclient.get(port, "/").body == b"home"
@@ -233,10 +307,179 @@ def test_hangup_replaces_the_workers_while_the_port_is_served() -> None:
 
 def test_workers_do_not_outlive_their_parent() -> None:
     port = free_port()
-    command = manage("serve", "--port", str(port), "--workers", "2")
+    command = manage("serve", "--port", str(port), "--workers", "2", "--allow-split-rooms")
     with ServerProcess(command, port, PROJECT) as server:
         _until(lambda: len(_children(server)) == 2)
         assert rawclient.get(port, "/").body == b"home"
         workers = _children(server)
         server.process.kill()
         _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
+def test_workers_serve_https(certificate: tuple[str, str]) -> None:
+    cert, key = certificate
+    port = free_port()
+    words = ["--workers", "2", "--allow-split-rooms", "--tls-cert", cert, "--tls-key", key]
+    trusting = ssl.create_default_context(cafile=cert)
+    trusting.check_hostname = False
+    with ServerProcess(manage("serve", "--port", str(port), *words), port, PROJECT) as server:
+        server.wait_for_output(f"Serving https://127.0.0.1:{port}/ with 2 workers")
+        with trusting.wrap_socket(RawClient(port).socket) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert b"200 OK" in client.recv(65536)
+        assert server.stop().code == 0
+
+
+async def test_workers_share_a_unix_socket_though_one_was_left_behind(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    command = manage("serve", "--uds", str(path), "--workers", "2", "--allow-split-rooms")
+    with Announced(command, 0, PROJECT) as server:
+        for _ in range(6):
+            async with unix_connect(str(path), "ws://localhost/echo") as client:
+                await client.send("hello")
+                assert await client.recv() == "hello"
+        second = run(manage("serve", "--uds", str(path)), PROJECT)
+        assert (second.code, second.stderr) == (
+            1,
+            f"CommandError: Cannot listen at {path}: somebody listens there. Check --uds.\n",
+        )
+        assert path.exists()
+        assert server.stop().code == 0
+    assert not path.exists()
+
+
+CALL = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+os.environ["DJANGO_SETTINGS_MODULE"] = "found_only_there"
+import django
+from django.core.management import call_command
+django.setup()
+before = signal.getsignal(signal.SIGTERM)
+call_command("serve", workers=2, port={port}, allow_split_rooms=True)
+print("returned", signal.getsignal(signal.SIGTERM) is before)
+"""
+
+
+def test_a_program_can_call_the_command_with_workers(tmp_path: Path) -> None:
+    """The workers have its settings and its modules, which a command line of theirs would not find."""
+    (tmp_path / "found_only_there.py").write_text("from tests.acceptance.apps.settings import *\n")
+    port = free_port()
+    script = CALL.format(path=[str(tmp_path), str(ROOT)], port=port)
+    with ServerProcess([sys.executable, "-c", script], port, {"PYTHONPATH": ""}) as server:
+        _until(lambda: len(_children(server)) == 2)
+        assert rawclient.get(port, "/").body == b"home"
+        first = min(_children(server))
+        os.kill(first, signal.SIGKILL)
+        _until(lambda: len(_children(server)) == 2 and first not in _children(server))
+        ended = server.stop()
+    assert ended.code == 0
+    assert ended.stdout.splitlines() == [
+        f"Serving http://127.0.0.1:{port}/ with 2 workers (Ctrl-C stops)",
+        "returned True",
+    ]
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        pytest.param("workers=0", "'0' is not a number of workers", id="no worker"),
+        pytest.param(
+            "workers=2", "--workers is 2: CHANNEL_LAYERS['default'] is", id="rooms that would be split"
+        ),
+    ],
+)
+def test_a_program_that_calls_it_with_wrong_options_is_told(call: str, said: str) -> None:
+    script = f"""
+import django
+from django.core.management import CommandError, call_command
+django.setup()
+try:
+    call_command("serve", port=0, {call})
+except CommandError as error:
+    print(error)
+"""
+    ended = run([sys.executable, "-c", script], PROJECT)
+    assert said in ended.stdout
+
+
+@pytest.mark.redis
+async def test_a_room_spans_the_workers_on_redis(redis_server: RedisServer) -> None:
+    port = free_port()
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "tests.acceptance.apps.redis_settings",
+        "REDIS_URL": redis_server.url,
+        "ASGI_APPLICATION": "tests.acceptance.apps.rooms.application",
+        "RATELIMIT_CONNECTIONS_PER_WINDOW": "0",
+    }
+    with ServerProcess(manage("serve", "--port", str(port), "--workers", "2"), port, environment) as server:
+        _until(lambda: len(_children(server)) == 2)
+        async with AsyncExitStack() as stack:
+            members = []
+            # Who accepts is the kernel's choice: with so many, both workers have some.
+            for _ in range(16):
+                members.append(await stack.enter_async_context(connect(f"{server.ws}/span")))
+                await _told(members[-1], "system.joined")
+            await members[0].send('{"type": "say", "data": "hello"}')
+            assert [await _told(member, "said") for member in members] == ["hello"] * 16
+
+
+async def _told(client: ClientConnection, wanted: str) -> Any:
+    """Return the data of the next message of a type."""
+    async with asyncio.timeout(10):
+        while (message := json.loads(await client.recv()))["type"] != wanted:
+            pass
+    return message["data"]
+
+
+# Open files
+
+
+def _with_few_files(files: int, command: list[str]) -> list[str]:
+    return ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(lambda port: manage("serve", "--port", str(port)), id="serve"),
+        pytest.param(
+            lambda port: manage("serve", "--port", str(port), "--workers", "2", "--allow-split-rooms"),
+            id="serve with workers",
+        ),
+        pytest.param(lambda port: daphne("tests.acceptance.apps.plain:application", port), id="daphne"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("connections", "said"),
+    [
+        pytest.param(
+            "1000",
+            [
+                "RATELIMIT_MAX_CONNECTIONS is 1000 connections, and this process may open 512 files (ulimit -n)."
+            ],
+            id="more than there can be",
+        ),
+        pytest.param("400", [], id="as many as there can be"),
+        pytest.param(
+            "0",
+            ["This process may open 512 files (ulimit -n), enough for about 412 connections."],
+            id="any number",
+        ),
+    ],
+)
+def test_too_few_open_files_are_said_once_at_the_start(
+    command: Callable[[int], list[str]], connections: str, said: list[str]
+) -> None:
+    """B7"""
+    port = free_port()
+    environment = {**PROJECT, "RATELIMIT_MAX_CONNECTIONS": connections}
+    with ServerProcess(_with_few_files(512, command(port)), port, environment) as server:
+        assert rawclient.get(port, "/").body == b"home"
+        ended = server.stop()
+    assert ended.code == 0
+    lines = [line for line in ended.stderr.splitlines() if "ulimit" in line]
+    assert [line[: len(words)] for line, words in zip(lines, said, strict=True)] == said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -24,6 +24,7 @@ class Bakery(AppSettings):
     open: bool = setting(True, "Whether it is open.")
     bread: str = setting("rye", "What is baked.", choices=("rye", "wheat", "spelt"))
     towns: tuple[str, ...] = setting((), "Where it is sold.", unit="towns")
+    crust: str | Mapping[str, str] = setting("thin", "Its crust, or that of each.", choices=("thin", "thick"))
     recipe: str = setting("", "The recipe.", secret=True)
     name: str = setting(
         "B", "Its name.", validate=lambda name: None if name[:1].isupper() else "Begin with a capital."
@@ -47,7 +48,7 @@ def test_without_settings_every_field_has_its_default():
 
 def test_settings_are_named_after_prefix_and_field():
     assert set(Bakery.names()) == {
-        f"BAKERY_{field}" for field in ("LOAVES", "HEAT", "OPEN", "BREAD", "TOWNS", "RECIPE", "NAME")
+        f"BAKERY_{field}" for field in ("LOAVES", "HEAT", "OPEN", "BREAD", "TOWNS", "CRUST", "RECIPE", "NAME")
     }
 
 
@@ -60,6 +61,9 @@ def test_settings_are_named_after_prefix_and_field():
         pytest.param({"BAKERY_OPEN": False, "BAKERY_LOAVES": 0}, "open", False, id="bool"),
         pytest.param({"BAKERY_TOWNS": ["Ulm", "Bonn"]}, "towns", ("Ulm", "Bonn"), id="list as tuple"),
         pytest.param({"BAKERY_BREAD": "spelt"}, "bread", "spelt", id="choice"),
+        pytest.param({"BAKERY_CRUST": "thick"}, "crust", "thick", id="one choice for all"),
+        pytest.param({"BAKERY_CRUST": {"rye": "thick"}}, "crust", {"rye": "thick"}, id="a choice for each"),
+        pytest.param({"BAKERY_CRUST": {}}, "crust", {}, id="a choice for none"),
     ],
 )
 def test_a_good_value_is_taken_in_its_declared_type(settings, field, value):
@@ -187,6 +191,27 @@ def test_a_good_value_is_taken_in_its_declared_type(settings, field, value):
             id="no choice",
         ),
         pytest.param(
+            {"BAKERY_CRUST": {"rye": "thick", "wheat": "thicc"}},
+            "E004",
+            "BAKERY_CRUST['wheat'] is 'thicc'.",
+            "Did you mean 'thick'?",
+            id="misspelt choice for one of several",
+        ),
+        pytest.param(
+            {"BAKERY_CRUST": {"rye": 1}},
+            "E001",
+            "BAKERY_CRUST is {'rye': 1}.",
+            "Set it to a string or a mapping of strings to strings.",
+            id="a mapping to something else",
+        ),
+        pytest.param(
+            {"BAKERY_CRUST": ["thin"]},
+            "E001",
+            "BAKERY_CRUST is ['thin'].",
+            "Set it to a string or a mapping of strings to strings.",
+            id="neither a choice nor a mapping",
+        ),
+        pytest.param(
             {"BAKERY_NAME": "b"}, "E005", "BAKERY_NAME is 'b'.", "Begin with a capital.", id="own rule"
         ),
         pytest.param({"BAKERY_OPEN": False}, "E010", "It is closed.", "Bake nothing.", id="conflict"),
@@ -250,6 +275,10 @@ def test_settings_are_read_once_until_one_of_theirs_changes():
         pytest.param("BAKERY_TOWNS", "Ulm, Bonn,", ("Ulm", "Bonn"), id="list"),
         pytest.param("BAKERY_TOWNS", "", (), id="empty list"),
         pytest.param("BAKERY_BREAD", "wheat", "wheat", id="text"),
+        pytest.param("BAKERY_CRUST", "thick", "thick", id="text where a mapping may be"),
+        pytest.param("BAKERY_CRUST", '{"rye": "thick"}', {"rye": "thick"}, id="mapping, as JSON"),
+        pytest.param("BAKERY_CRUST", "{rye", "{rye", id="what begins like JSON and is not"),
+        pytest.param("BAKERY_BREAD", "{}", "{}", id="a brace where no mapping may be"),
         pytest.param("BAKERY_LOAVES", "many", "many", id="what cannot be converted stays as it came"),
         pytest.param("BAKERY_OPEN", "perhaps", "perhaps", id="neither yes nor no"),
     ],

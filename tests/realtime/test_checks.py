@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from channels.layers import InMemoryChannelLayer
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
@@ -12,8 +13,9 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import modify_settings, override_settings
 
-from realtime.checks import check_project, check_settings
+from realtime.checks import check_deployment, check_project, check_settings, split_rooms
 from realtime.conf import get_settings
+from realtime.server import openfiles
 
 BAD = [
     pytest.param(
@@ -110,6 +112,72 @@ def test_a_project_that_never_heard_of_channel_layers_is_warned_too():
     with override_settings():
         del settings.CHANNEL_LAYERS
         assert [found.id for found in check_project()] == ["realtime.W001"]
+
+
+# Deployment
+
+
+REDIS = {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer"}}
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        pytest.param(REDIS, "", id="redis"),
+        pytest.param({"default": {"BACKEND": "nowhere.Layer"}}, "", id="not found: said when it is used"),
+        pytest.param({"default": {}}, "CHANNEL_LAYERS has no 'default'.", id="empty"),
+        pytest.param({"other": REDIS["default"]}, "CHANNEL_LAYERS has no 'default'.", id="only another"),
+        pytest.param(
+            {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
+            "CHANNEL_LAYERS['default'] is channels.layers.InMemoryChannelLayer, which does not leave its process.",
+            id="in memory",
+        ),
+        pytest.param(
+            {"default": {"BACKEND": f"{__name__}.OwnLayer"}},
+            f"CHANNEL_LAYERS['default'] is {__name__}.OwnLayer, which does not leave its process.",
+            id="one of that kind",
+        ),
+    ],
+)
+def test_rooms_are_split_without_a_layer_between_processes(layers, reason):
+    with override_settings(CHANNEL_LAYERS=layers):
+        assert split_rooms() == reason
+
+
+class OwnLayer(InMemoryChannelLayer):
+    """Another name for the layer in memory."""
+
+
+@pytest.mark.parametrize(
+    ("files", "connections", "layers", "ids"),
+    [
+        pytest.param(65536, 0, REDIS, [], id="in order"),
+        pytest.param(1024, 10_000, REDIS, ["realtime.W002"], id="too few files"),
+        pytest.param(1024, 0, REDIS, ["realtime.W003"], id="few files for any number"),
+        pytest.param(65536, 0, settings.CHANNEL_LAYERS, ["realtime.W004"], id="in memory"),
+        pytest.param(65536, 0, {}, [], id="no layer is told by another check"),
+    ],
+)
+def test_a_deployment_is_warned(files, connections, layers, ids, monkeypatch):
+    """B7"""
+    monkeypatch.setattr(openfiles, "limit", lambda: files)
+    with override_settings(RATELIMIT_MAX_CONNECTIONS=connections, CHANNEL_LAYERS=layers):
+        found = check_deployment()
+    assert [warning.id for warning in found] == ids
+    assert all(warning.level == checks.WARNING and warning.hint for warning in found)
+
+
+def test_wrong_limits_are_left_to_their_own_check():
+    with override_settings(RATELIMIT_MAX_CONNECTIONS="many", CHANNEL_LAYERS=REDIS):
+        assert check_deployment() == []
+
+
+def test_a_deployment_is_checked_only_when_asked_for():
+    assert check_deployment in registry.get_checks(include_deployment_checks=True)
+    assert check_deployment not in registry.get_checks()
+
+
+# The command
 
 
 @pytest.mark.parametrize("check", [check_settings, check_project])

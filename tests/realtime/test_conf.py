@@ -163,6 +163,44 @@ def test_a_word_is_one_of_its_choices(name, choices):
         assert (problem.id, problem.hint) == ("realtime.E004", f"Did you mean {choices[-1]!r}?")
 
 
+@pytest.mark.setting("REALTIME_SLOW_CONSUMER")
+@pytest.mark.parametrize(
+    ("chosen", "problem"),
+    [
+        pytest.param({"ticker-*": "coalesce", "*": "drop_oldest"}, None, id="the rest last"),
+        pytest.param({"ticker-*": "coalesce"}, None, id="nothing about the rest"),
+        pytest.param({}, None, id="nothing at all"),
+        pytest.param(
+            {"*": "disconnect", "ticker-*": "coalesce"},
+            "(realtime.E005) REALTIME_SLOW_CONSUMER is {'*': 'disconnect', 'ticker-*': 'coalesce'}."
+            " Put '*' last: it matches every room, so 'ticker-*' is never reached.",
+            id="the rest first",
+        ),
+        pytest.param(
+            {"": "coalesce"},
+            "(realtime.E005) REALTIME_SLOW_CONSUMER is {'': 'coalesce'}."
+            " No room has an empty name: remove the pattern ''.",
+            id="an empty pattern",
+        ),
+        pytest.param(
+            {"ticker-*": "drop_oldst"},
+            "(realtime.E004) REALTIME_SLOW_CONSUMER['ticker-*'] is 'drop_oldst'. Did you mean 'drop_oldest'?",
+            id="misspelt policy",
+        ),
+        pytest.param(
+            {"ticker-*": None},
+            "(realtime.E001) REALTIME_SLOW_CONSUMER is {'ticker-*': None}."
+            " Set it to a string or a mapping of strings to strings.",
+            id="no policy",
+        ),
+    ],
+)
+def test_the_policy_for_slow_readers_may_be_chosen_by_room(chosen, problem):
+    with override_settings(REALTIME_SLOW_CONSUMER=chosen):
+        problems = RealtimeSettings.read()[1]
+    assert [str(one) for one in problems] == ([] if problem is None else [problem])
+
+
 def test_a_misspelt_setting_is_named_with_its_likely_spelling():
     with override_settings(REALTIME_HEARTBEAT_INTERVALL=10):
         (problem,) = RealtimeSettings.read()[1]

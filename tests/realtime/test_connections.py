@@ -15,6 +15,7 @@ from realtime.connections import Connection, identity_of
 from realtime.consumers import RealtimeConsumer
 from realtime.handlers import on
 from realtime.limits import Limits
+from realtime.outbox import FRAME_OVERHEAD
 from realtime.testing import connect, until
 
 
@@ -224,7 +225,8 @@ class SlowSend:
 async def test_what_waits_for_a_slow_reader_follows_the_policy(policy: str, arrive: list[int]) -> None:
     """X5: the first message is with the server already; five of the others fit."""
     server = SlowSend()
-    with override_settings(REALTIME_SLOW_CONSUMER=policy, REALTIME_MAX_OUTBOUND_BYTES=1300):
+    bound = 5 * (260 + FRAME_OVERHEAD)
+    with override_settings(REALTIME_SLOW_CONSUMER=policy, REALTIME_MAX_OUTBOUND_BYTES=bound):
         async with connect(server.around(APP)) as socket:
             await socket.expect("system.welcome")
             await until(lambda: only().transport.writable)
@@ -232,7 +234,7 @@ async def test_what_waits_for_a_slow_reader_follows_the_policy(policy: str, arri
             for number in range(20):
                 only().offer(connections.envelope.event("n", f"{number:0200d}"))
             assert nodes.current().counters.slow_consumers[policy] == 20 - len(arrive)
-            assert only().outbox.bytes <= 1300
+            assert only().outbox.bytes <= bound
             server.flowing.set()
             assert [int((await socket.expect("n"))["data"]) for _ in arrive] == arrive
 
@@ -240,7 +242,7 @@ async def test_what_waits_for_a_slow_reader_follows_the_policy(policy: str, arri
 @pytest.mark.setting("REALTIME_MAX_OUTBOUND_BYTES")
 async def test_a_reader_too_slow_for_the_bound_is_closed() -> None:
     server = SlowSend()
-    with override_settings(REALTIME_MAX_OUTBOUND_BYTES=1024):
+    with override_settings(REALTIME_MAX_OUTBOUND_BYTES=1024 + 2 * FRAME_OVERHEAD):
         async with connect(server.around(APP)) as socket:
             await socket.expect("system.welcome")
             await until(lambda: only().transport.writable)

@@ -511,6 +511,7 @@ async def test_binary_messages_reach_receive_bytes_untouched() -> None:
         assert await socket.receive_raw() == b"\xff\x00"
 
 
+@pytest.mark.django_db  # Channels looks after database connections at each message
 async def test_a_plain_channels_consumer_lives_beside_ours() -> None:
     class Plain(AsyncWebsocketConsumer):
         async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:

@@ -33,8 +33,8 @@ def patient(interval: float = 10, timeout: float = 30, idle: float = 0, age: flo
     return Patience(interval, timeout, idle, age)
 
 
-def signs(heard: float = 100, **others: float) -> Signs:
-    """What is known of a socket opened at 100 and heard at ``heard``, pinged and asked as given."""
+def signs(heard: float = 100, **others: Any) -> Signs:
+    """What is known of a socket opened at 100 and heard at ``heard``, pinged, asked and held as given."""
     given_ = {"opened": 100, "last_heard": heard, "last_message": heard, "pinged_at": 0, "asked_at": 0}
     return Signs(**given_ | others)
 
@@ -80,6 +80,17 @@ def signs(heard: float = 100, **others: float) -> Signs:
             patient(age=30), signs(pinged_at=120, asked_at=110), 130, "old", 130, id="old before silent"
         ),
         pytest.param(patient(age=5), signs(), 103, None, 105, id="old before it is asked"),
+        # Being held.
+        pytest.param(patient(), signs(held=True), 200, None, 201, id="held: not asked, looked at soon"),
+        pytest.param(
+            patient(), signs(pinged_at=120, asked_at=110, held=True), 130, None, 131, id="held: not silent"
+        ),
+        pytest.param(patient(idle=50), signs(held=True), 200, None, 201, id="held: not idle"),
+        pytest.param(patient(age=50), signs(held=True), 150, "old", 150, id="held: old all the same"),
+        pytest.param(patient(age=50), signs(held=True), 149.5, None, 150, id="held: looked at when old"),
+        pytest.param(patient(0.5), signs(held=True), 200, None, 200.5, id="held: looked at within the interval"),
+        pytest.param(patient(0, 0), signs(held=True), 200, None, 201, id="held: without an interval too"),
+        pytest.param(patient(), signs(), 200, "ping", 210, id="not held any more: asked first"),
         # Nothing.
         pytest.param(patient(0, 0), signs(), 10_000, None, NEVER, id="no limit at all"),
     ],
@@ -95,8 +106,12 @@ seconds = st.integers(4, 160).map(lambda quarters: quarters / 4)
 class Life:
     """A socket whose peer is heard at given times, looked at as the verdict says, up to ``late`` later."""
 
-    def __init__(self, patience: Patience, heard: list[float], late: Iterator[float]) -> None:
+    def __init__(
+        self, patience: Patience, heard: list[float], late: Iterator[float], holds: list[tuple[float, float]]
+    ) -> None:
         self.patience = patience
+        self.holds = holds
+        """When it is not read, each from something heard to the moment when reading goes on."""
         self.heard = sorted(heard)
         self.late = late
         self.signs = Signs(opened=1000, last_heard=1000, last_message=1000, pinged_at=0, asked_at=0)
@@ -104,16 +119,22 @@ class Life:
         self.now = 1000.0
 
     def listen(self) -> None:
-        past = [at for at in self.heard if at <= self.now]
+        reached = [self._reached(at) for at in [*self.heard, *(start for start, _ in self.holds)]]
+        past = [at for at in reached if at <= self.now]
         if past:
-            self.signs = self._with(last_heard=past[-1])
+            self.signs = self._with(last_heard=max(past))
+        self.signs = self._with(held=any(start <= self.now < end for start, end in self.holds))
+
+    def _reached(self, at: float) -> float:
+        """When something the peer says at this moment is heard."""
+        return next((end for start, end in self.holds if start < at < end), at)
 
     def ping(self) -> None:
         asked = self.now if self.signs.asked_at <= self.signs.last_heard else self.signs.asked_at
         self.signs = self._with(pinged_at=self.now, asked_at=asked)
         self.pings.append(self.now)
 
-    def _with(self, **changes: float) -> Signs:
+    def _with(self, **changes: Any) -> Signs:
         known = {name: getattr(self.signs, name) for name in Signs.__slots__}
         return Signs(**known | changes)
 
@@ -142,7 +163,40 @@ def lives(draw: st.DrawFn, *, on_time: bool) -> Life:
             st.just(0.0) if on_time else st.integers(0, 400).map(lambda q: q / 4), min_size=1, max_size=10
         )
     )
-    return Life(patient(interval, interval + more), heard, itertools.cycle(late))
+    return Life(patient(interval, interval + more), heard, itertools.cycle(late), [])
+
+
+@st.composite
+def held_lives(draw: st.DrawFn) -> Life:
+    life = draw(lives(on_time=False))
+    lengths = st.lists(st.integers(1, 400).map(lambda quarters: quarters / 4), max_size=3)
+    start = 1000.0
+    for apart in draw(lengths):
+        start += apart
+        end = start + draw(seconds)
+        life.holds.append((start, end))
+        start = end
+    return life
+
+
+@given(held_lives())
+def test_a_socket_that_was_held_is_asked_anew_and_has_the_whole_time_to_answer(life):
+    """However long nothing of it could be heard."""
+    for action, _ in life.looks():
+        if action in ("silent", "ping"):
+            assert not life.signs.held
+        if action == "silent":
+            released = max([end for _, end in life.holds if end <= life.now], default=0.0)
+            assert life.signs.asked_at >= released
+            assert life.now - life.signs.asked_at >= life.patience.timeout - life.patience.interval
+
+
+@given(held_lives())
+def test_a_socket_that_says_nothing_after_it_was_held_is_closed_all_the_same(life):
+    last_action = None
+    for action, _ in life.looks():
+        last_action = action
+    assert last_action == "silent"
 
 
 @given(lives(on_time=False))
@@ -355,6 +409,7 @@ class Peer:
         self.pinged_at = self.asked_at = 0.0
         self.heartbeat: Any = None
         self.closed = False
+        self.transport = SimpleNamespace(is_held=False)
         self.pinged: list[str] = []
         self.reasons: list[CloseReason] = []
         self.closed_at = 0.0
@@ -430,6 +485,20 @@ async def test_a_socket_is_asked_the_way_the_setting_says(worker, how):
         watched(worker, peer)
         await worker.beat()
     assert peer.pinged == [how]
+
+
+async def test_a_socket_that_is_held_is_left_alone_until_it_is_read_again(worker, monkeypatch):
+    """Its peer has sent more than its handler can take, so its silence is ours."""
+    monkeypatch.setattr(heartbeat, "HELD_LOOK", 0.01)
+    peer = Peer(silent_for=1000)
+    peer.transport.is_held = True
+    watched(worker, peer)
+    async with running(worker):
+        await asyncio.sleep(0.05)
+        assert (peer.pinged, peer.closed, len(worker)) == ([], False, 1)
+        peer.transport.is_held = False
+        await until(lambda: peer.pinged)
+    assert not peer.closed
 
 
 async def test_who_was_heard_in_the_meantime_is_not_asked(worker):

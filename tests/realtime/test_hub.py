@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import override_settings
 
-from realtime import nodes
+from realtime import envelope, nodes
+from realtime.close_codes import KICKED
+from realtime.connections import Connection
 from realtime.consumers import RealtimeConsumer
 from realtime.errors import PublishQueueFull
 from realtime.handlers import on
 from realtime.hub import public_id
 from realtime.publish import publish
+from realtime.server import deflate
 from realtime.testing import Socket, connect, until
+from tests.acceptance.rawclient import Opcode, text
+from tests.realtime.server.engines import Native, Peer, native
 
 
 class Member(RealtimeConsumer):
@@ -270,3 +278,268 @@ async def test_a_slow_reader_is_closed_and_nobody_else_notices() -> None:
             assert counters.slow_consumers == {"disconnect": 1}
             stuck.set()
             assert await slow.expect_close() == 4413
+
+
+# Real sockets.
+
+
+class Reader(RealtimeConsumer):
+    """Joins the room that its path names, and is told nothing but what is published there."""
+
+    speaks_protocol = False
+
+    async def connected(self) -> None:
+        await self.join(self.scope["path"][1:])
+
+    @on("pour")
+    async def pour(self, data: dict[str, Any]) -> None:
+        """Publish as fast as the readers take it."""
+        for number in range(data["messages"]):
+            await self.room(data["room"]).publish("poured", [number, "x" * KIB], wait=True)
+
+
+KIB = 1024
+LIMIT = 64 * KIB
+"""What may wait in the engine before a reader counts as slow."""
+
+
+@asynccontextmanager
+async def served(**options: Any) -> AsyncIterator[Native]:
+    async with native(Reader.as_asgi(), write_buffer_bytes=LIMIT, **options) as server:
+        yield server
+
+
+async def member(server: Native, room: str, *lines: str, receive_buffer: int | None = None) -> Peer:
+    """A client that is in a room, and reads when it is told to."""
+    known = set(nodes.current().registry)
+    peer = await server.opened(f"/{room}", *lines, receive_buffer=receive_buffer)
+    await until(lambda: any(room in one.rooms for one in set(nodes.current().registry) - known))
+    return peer
+
+
+def connection_in(room: str) -> Connection:
+    (connection,) = nodes.current().hub.rooms[room].members
+    return connection
+
+
+async def stall(room: str) -> Connection:
+    """Publish until the one member of a room, who does not read, is behind."""
+    connection = connection_in(room)
+    while not connection.is_behind:
+        await publish(room, "filling", "x" * 16 * KIB)
+        await asyncio.sleep(0)
+    return connection
+
+
+async def read_all(peer: Peer, numbers: list[int], *, pause: float = 0.0) -> None:
+    """Read what is published, and keep its numbers, until the end of the socket."""
+    while (frame := await peer.frame()).opcode is Opcode.TEXT:
+        message = json.loads(frame.data)
+        if message["type"] == "poured":
+            numbers.append(message["data"][0])
+        await asyncio.sleep(pause)
+
+
+async def test_a_broadcast_is_compressed_and_framed_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """X17: fifty sockets without context takeover cost one compression."""
+    compressed: list[int] = []
+    compress = deflate.compress_alone
+
+    def counted(payload: bytes, window_bits: int, mem_level: int) -> bytes:
+        compressed.append(len(payload))
+        return compress(payload, window_bits, mem_level)
+
+    monkeypatch.setattr(deflate, "compress_alone", counted)
+    policy = deflate.Policy(window_bits=12, mem_level=5, context_takeover=False, min_bytes=0)
+    async with served(deflate=policy) as server, AsyncExitStack() as stack:
+        offer = "Sec-WebSocket-Extensions: permessage-deflate"
+        peers = [await stack.enter_async_context(await member(server, "crowd", offer)) for _ in range(50)]
+        result = await publish("crowd", "news", "all work and no play " * 100)
+        assert (result.targets, len(compressed)) == (50, 1)
+        frames = [await peer.frame() for peer in peers]
+    assert {frame.rsv1 for frame in frames} == {True}
+    assert len({frame.data for frame in frames}) == 1
+
+
+@pytest.mark.setting("REALTIME_MAX_CONCURRENT_BROADCAST")
+async def test_the_loop_has_a_turn_after_every_slice_of_real_sockets() -> None:
+    """S11"""
+    with override_settings(REALTIME_MAX_CONCURRENT_BROADCAST=10):
+        async with served() as server, AsyncExitStack() as stack:
+            peers = [await stack.enter_async_context(await member(server, "crowd")) for _ in range(25)]
+            turns: list[int] = []
+
+            async def watch() -> None:
+                while True:
+                    turns.append(sum(one.messages_out for one in nodes.current().registry))
+                    await asyncio.sleep(0)
+
+            watching = asyncio.create_task(watch())
+            assert (await publish("crowd", "news", 1)).targets == 25
+            watching.cancel()
+            assert sorted(set(turns)) == [0, 10, 20, 25]
+            for peer in peers:
+                await peer.frame()
+
+
+async def test_a_publish_that_waits_never_has_more_waiting_than_fits_and_loses_nothing() -> None:
+    """R5: the producer is as fast as its slow reader."""
+    numbers: list[int] = []
+    waiting: list[int] = []
+
+    async def watch(connection: Connection) -> None:
+        while True:
+            waiting.append(connection.outbox.bytes + connection.transport.buffered_bytes)
+            await asyncio.sleep(0)
+
+    with override_settings(REALTIME_MAX_OUTBOUND_BYTES=LIMIT):
+        async with served() as server, await member(server, "slow", receive_buffer=4096) as peer:
+            reading = asyncio.create_task(read_all(peer, numbers, pause=0.0005))
+            connection = connection_in("slow")
+            watching = asyncio.create_task(watch(connection))
+            for number in range(600):
+                result = await publish("slow", "poured", [number, "x" * 16 * KIB], wait=True)
+                assert (result.failed, result.behind, connection.is_behind) == (0, 0, False)
+            await until(lambda: len(numbers) == 600)
+            reading.cancel()
+            watching.cancel()
+    assert numbers == list(range(600))
+    # Above the limit there is never more than the message that went over it.
+    assert LIMIT < max(waiting) < LIMIT + 17 * KIB
+
+
+async def test_a_publish_that_does_not_wait_overflows_the_same_reader() -> None:
+    numbers: list[int] = []
+    with override_settings(REALTIME_MAX_OUTBOUND_BYTES=LIMIT):
+        async with served() as server, await member(server, "slow", receive_buffer=4096) as peer:
+            reading = asyncio.create_task(read_all(peer, numbers, pause=0.0005))
+            connection = connection_in("slow")
+            for number in range(600):
+                await publish("slow", "poured", [number, "x" * 16 * KIB])
+                await asyncio.sleep(0)
+            assert connection.closed
+            await asyncio.gather(reading)
+    assert len(numbers) < 600
+    assert nodes.current().counters.slow_consumers["disconnect"] == 1
+
+
+async def test_a_handler_may_wait_for_its_room() -> None:
+    async with served() as server, await member(server, "r") as reader, await member(server, "p") as producer:
+        producer.send(text(json.dumps({"type": "pour", "data": {"room": "r", "messages": 200}})))
+        numbers: list[int] = []
+        reading = asyncio.create_task(read_all(reader, numbers))
+        await until(lambda: len(numbers) == 200)
+        reading.cancel()
+
+
+async def test_a_reader_that_stands_still_is_waited_for_once() -> None:
+    """And again when it has caught up: one dead reader must not cost every publish its whole time."""
+    with override_settings(REALTIME_SLOW_CONSUMER="drop_oldest"):
+        async with served() as server, await member(server, "slow", receive_buffer=4096) as peer:
+            connection = await stall("slow")
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            assert (await publish("slow", "poured", [0, ""], wait=0.2)).behind == 1
+            assert 0.2 <= loop.time() - started < 1
+            started = loop.time()
+            assert (await publish("slow", "poured", [1, ""], wait=5)).behind == 1
+            assert loop.time() - started < 0.1
+            numbers: list[int] = []
+            reading = asyncio.create_task(read_all(peer, numbers))
+            await until(lambda: not connection.is_behind)
+            reading.cancel()
+            assert not connection.stalled
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda peer, connection: peer.writer.transport.abort(), id="the peer is gone"),
+        pytest.param(lambda peer, connection: connection.close(KICKED), id="it is closed"),
+        pytest.param(lambda peer, connection: connection.abort(), id="it is dropped"),
+    ],
+)
+async def test_a_reader_that_goes_is_not_waited_for(end: Any) -> None:
+    async with served() as server, await member(server, "slow", receive_buffer=4096) as peer:
+        connection = await stall("slow")
+        waiting = asyncio.create_task(publish("slow", "poured", [0, ""], wait=30))
+        await until(lambda: connection._followers)
+        end(peer, connection)
+        async with asyncio.timeout(2):
+            assert (await waiting).behind == 0
+
+
+async def test_a_handler_that_waits_for_its_own_client_ends_when_that_is_gone() -> None:
+    """Though nobody sees the end of the socket before the handler has returned."""
+    async with served() as server, await member(server, "slow", receive_buffer=4096) as peer:
+        peer.send(text(json.dumps({"type": "pour", "data": {"room": "slow", "messages": 8_000}})))
+        connection = connection_in("slow")
+        await until(lambda: connection._followers)
+        peer.writer.transport.abort()
+        await until(lambda: len(nodes.current().registry) == 0, timeout=5)
+
+
+async def test_who_is_left_out_is_not_waited_for() -> None:
+    async with served() as server, await member(server, "slow", receive_buffer=4096):
+        connection = await stall("slow")
+        async with asyncio.timeout(2):
+            result = await publish("slow", "poured", [0, ""], exclude=[connection.id], wait=30)
+        assert (result.targets, result.behind) == (0, 0)
+
+
+async def test_a_publisher_that_waits_lets_others_run() -> None:
+    """Though every reader is quick: a loop of publishes must not be the only thing that runs."""
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with served() as server, await member(server, "quick"):
+        running = asyncio.create_task(other())
+        for number in range(100):
+            await publish("quick", "poured", [number, ""], wait=True)
+        running.cancel()
+    assert turns >= 100
+
+
+# Policies by room.
+
+
+@pytest.mark.setting("REALTIME_SLOW_CONSUMER")
+async def test_each_room_has_its_own_policy() -> None:
+    """R5, X5"""
+    by_room = {"ticker-*": "drop_oldest", "*": "disconnect"}
+    with override_settings(REALTIME_SLOW_CONSUMER=by_room, REALTIME_MAX_OUTBOUND_BYTES=LIMIT):
+        async with (
+            served() as server,
+            await member(server, "ticker-eur", receive_buffer=4096),
+            await member(server, "chat", receive_buffer=4096),
+        ):
+            ticker, chat = connection_in("ticker-eur"), connection_in("chat")
+            for room in ("ticker-eur", "chat"):
+                for number in range(1000):
+                    await publish(room, "n", [number, "x" * 16 * KIB])
+            assert (ticker.closed, chat.closed) == (False, True)
+            assert 0 < ticker.outbox.bytes <= LIMIT
+            counters = nodes.current().counters
+            assert counters.slow_consumers["disconnect"] == 1
+            assert counters.slow_consumers["drop_oldest"] > 100
+
+
+async def test_the_policy_of_a_room_is_not_that_of_direct_messages() -> None:
+    """A full box of prices makes room for what must not be lost, and does not close the socket for it."""
+    with override_settings(
+        REALTIME_SLOW_CONSUMER={"ticker-*": "drop_oldest"}, REALTIME_MAX_OUTBOUND_BYTES=LIMIT
+    ):
+        async with served() as server, await member(server, "ticker-eur", receive_buffer=4096):
+            connection = await stall("ticker-eur")
+            for _ in range(100):
+                await publish("ticker-eur", "n", "x" * KIB)
+            assert all(connection.offer(envelope.event("direct", number)) for number in range(100))
+            assert not connection.closed
+            while connection.offer(envelope.event("direct", "x" * KIB)):
+                pass
+            assert connection.closed

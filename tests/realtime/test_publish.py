@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from channels.layers import BaseChannelLayer
 from django.contrib.auth.models import User
 from django.test import override_settings
 from django.utils.translation import gettext_lazy
@@ -206,3 +207,71 @@ async def test_a_beat_has_every_node_look_after_its_sockets() -> None:
             await one.expect_nothing()
             await publish.beat()
             await one.expect("system.ping")
+
+
+# Publishing as fast as the readers take it (R5); tests/realtime/test_hub.py has them on real sockets.
+
+
+class Gated(BaseChannelLayer):
+    """A channel layer that takes messages when it is told to, and never delivers any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+        self.taken: list[Any] = []
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        return f"{prefix}.channel"
+
+    async def receive(self, channel: str) -> Any:
+        await asyncio.Event().wait()
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Know nothing of groups."""
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Know nothing of groups."""
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        await self.open.wait()
+        self.taken.append(message.get("to"))
+
+
+GATED = {"default": {"BACKEND": f"{__name__}.Gated"}}
+
+
+async def test_a_publish_that_waits_has_been_handed_to_the_channel_layer() -> None:
+    with override_settings(CHANNEL_LAYERS=GATED):
+        layer: Any = nodes.current().hub.layer
+        publishing = asyncio.create_task(publish.publish("lobby", "note", 1, wait=True))
+        await until(lambda: nodes.current().hub.queue_size)
+        await asyncio.sleep(0.02)
+        assert not publishing.done()
+        layer.open.set()
+        await publishing
+        assert "lobby" in layer.taken
+        await nodes.current().aclose()
+
+
+async def test_a_publish_waits_for_the_channel_layer_no_longer_than_told() -> None:
+    with override_settings(CHANNEL_LAYERS=GATED):
+        nodes.current()
+        started = time.monotonic()
+        await publish.publish("lobby", "note", 1, wait=0.1)
+        assert 0.1 <= time.monotonic() - started < 1
+        started = time.monotonic()
+        await publish.publish("lobby", "note", 1)
+        assert time.monotonic() - started < 0.05
+        await nodes.current().aclose()
+
+
+async def test_a_thread_that_publishes_waits_too() -> None:
+    async with connect(APP) as one:
+        await settled(one)
+        result = await sync_to_async(publish.publish_sync)("lobby", "note", 1, wait=True)
+        assert (result.targets, result.behind) == (1, 0)
+
+
+async def test_waiting_less_than_no_time_is_an_error() -> None:
+    with pytest.raises(ValueError, match="cannot wait -1 seconds"):
+        await publish.publish("lobby", "note", wait=-1)

@@ -291,7 +291,8 @@ async def test_a_peer_that_goes_while_a_send_waits_is_found_to_be_gone(server, t
     transport.write(Frame("more"))
     transport.close(1000, "")
     await settled()
-    assert (server.taken, listener.resumed, transport.buffered_bytes) == ([], [], 0)
+    # Who waited for it to take more is told, to wait no longer.
+    assert (server.taken, listener.resumed, transport.buffered_bytes) == ([], [True], 0)
 
 
 @pytest.mark.parametrize("error", GONE[:2])

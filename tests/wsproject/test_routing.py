@@ -25,6 +25,20 @@ async def test_chat_room_may_be_called_anything(path, room):
         assert (await socket.expect("system.joined"))["data"]["room"] == room
 
 
+async def test_turbo_echo_puts_its_prefix_in_front():
+    """B3"""
+    async with connect(route, "/ws/turbo/echo/") as socket:
+        await socket.send_raw("hello")
+        assert await socket.receive_raw() == "Echo: hello"
+
+
+async def test_turbo_broadcast_reaches_everybody():
+    """B3"""
+    async with connect(route, "/ws/turbo/broadcast/") as one, connect(route, "/ws/turbo/broadcast/") as other:
+        await one.send_raw("hello")
+        assert [await socket.receive_raw() for socket in (one, other)] == ["hello", "hello"]
+
+
 @pytest.mark.parametrize(
     "path",
     [

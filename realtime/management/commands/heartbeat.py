@@ -6,11 +6,11 @@ import asyncio
 import signal
 from typing import Any
 
-from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ratelimit.logs import get_logger
 from realtime import publish
+from realtime.checks import split_rooms
 
 logger = get_logger("realtime")
 
@@ -34,10 +34,9 @@ class Command(BaseCommand):
         """Beat until interrupted."""
         if every <= 0:
             raise CommandError(f"--every is {every:g} seconds; it must be more than 0.")
-        layer = get_channel_layer()
-        if layer is None or isinstance(layer, InMemoryChannelLayer):
+        if reason := split_rooms():
             raise CommandError(
-                "The channel layer does not leave this process, so no server would hear the heartbeat."
+                f"{reason} No server would hear the heartbeat."
                 " Configure CHANNEL_LAYERS with channels_redis, or let the servers beat themselves with"
                 " REALTIME_HEARTBEAT_ENABLED = True."
             )

@@ -7,14 +7,18 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from channels.routing import get_default_application
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from realtime.checks import split_rooms
+from realtime.server import openfiles
 from realtime.server.launched import Certificate, LaunchedServer
 from realtime.server.listeners import (
     CannotListen,
@@ -37,6 +41,9 @@ class Command(BaseCommand):
         " A second signal ends the process at once. With several workers, SIGHUP replaces them one generation by another."
     )
 
+    _started_as: list[str] = []
+    """The command line of this process; empty where the command is called by a program."""
+
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1).")
@@ -56,8 +63,18 @@ class Command(BaseCommand):
             "--tls-cert", metavar="FILE", help="Certificate and its chain, in PEM: serve https."
         )
         parser.add_argument("--tls-key", metavar="FILE", help="Key of the certificate, in PEM.")
+        parser.add_argument(
+            "--allow-split-rooms",
+            action="store_true",
+            help="Run several workers without a channel layer between them: each has rooms of its own.",
+        )
         # How a parent starts its workers.
         parser.add_argument("--worker-of", nargs=2, type=int, default=None, help=argparse.SUPPRESS)
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Remember how we were started: workers are started the same way."""
+        self._started_as = [sys.executable, *sys.orig_argv[1:]]
+        super().run_from_argv(argv)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Serve, and return when the server has ended in order."""
@@ -65,24 +82,29 @@ class Command(BaseCommand):
             # What it says at INFO while starting (no HTTP/2, which endpoint) is said better by one line of ours.
             logging.getLogger("daphne.server").setLevel(logging.WARNING)
         certificate = _certificate(options["tls_cert"], options["tls_key"])
-        application = _application()
         if options["worker_of"] is not None:
             descriptor, parent = options["worker_of"]
-            self._serve(application, inherited_listener(descriptor), certificate, parent=parent)
+            self._serve(_application(), inherited_listener(descriptor), certificate, parent=parent)
             return
+        workers = _workers(options)
+        if workers > 1 and not options["allow_split_rooms"]:
+            _refuse_split_rooms(workers)
+        application = _application()
         path: str | None = options["uds"]
         try:
             listener = unix_listener(path) if path else tcp_listener(options["host"], options["port"])
         except CannotListen as error:
             raise CommandError(str(error)) from error
         try:
-            address, workers = address_of(listener, encrypted=certificate is not None), options["workers"]
+            address = address_of(listener, encrypted=certificate is not None)
             if workers == 1:
                 self._serve(application, listener, certificate, ready=lambda: self._tell(address))
             else:
                 self._tell(f"{address} with {workers} workers")
-                self._share(listener, workers)
+                openfiles.tell()
+                self._share(listener, workers, options)
         finally:
+            listener.close()
             if path:
                 Path(path).unlink(missing_ok=True)
 
@@ -98,9 +120,16 @@ class Command(BaseCommand):
         use_uvloop()
         LaunchedServer(application, listener, certificate=certificate, parent=parent, ready=ready).run()
 
-    def _share(self, listener: socket.socket, count: int) -> None:
-        with listener:
-            code = Workers(_worker_command, count, [listener.fileno()]).run()
+    def _share(self, listener: socket.socket, count: int, options: Mapping[str, Any]) -> None:
+        command, environment = self._started_as, None
+        if not command:
+            command, environment = _command(options), _environment()
+
+        def as_worker(descriptors: Sequence[int]) -> list[str]:
+            # The socket, and the pipe that ends with its parent.
+            return [*command, "--skip-checks", "--worker-of", *map(str, descriptors)]
+
+        code = Workers(as_worker, count, [listener.fileno()], environment=environment).run()
         if code:
             raise CommandError("Not every worker ended in order.", returncode=code)
 
@@ -109,9 +138,46 @@ class Command(BaseCommand):
         self.stdout.flush()
 
 
-def _worker_command(descriptors: Sequence[int]) -> list[str]:
-    """Return this very command, as a worker on the parent's descriptors: the socket, and the pipe that ends with it."""
-    return [sys.executable, *sys.orig_argv[1:], "--worker-of", *map(str, descriptors)]
+def _command(options: Mapping[str, Any]) -> list[str]:
+    """Return a command line for ``options``, of which workers need those that are not about the port."""
+    return [
+        sys.executable,
+        *(f"-W{option}" for option in sys.warnoptions),
+        *("-P", "-m", "django", "serve", f"--verbosity={options['verbosity']}"),
+        *(f"--{name.replace('_', '-')}={options[name]}" for name in ("tls_cert", "tls_key") if options[name]),
+    ]
+
+
+def _environment() -> dict[str, str]:
+    """Return our environment, with what a process that is started anew would not find by itself."""
+    return {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+    }
+
+
+def _workers(options: Mapping[str, Any]) -> int:
+    try:
+        count = _count(str(options["workers"]))
+    except argparse.ArgumentTypeError as error:
+        raise CommandError(str(error)) from error
+    if count > 1 and threading.current_thread() is not threading.main_thread():
+        raise CommandError(
+            "Several workers can be started in the main thread only: that is where signals come."
+        )
+    if count > 1 and not settings.SETTINGS_MODULE:
+        raise CommandError("Several workers need settings in a module: set DJANGO_SETTINGS_MODULE.")
+    return count
+
+
+def _refuse_split_rooms(workers: int) -> None:
+    if reason := split_rooms():
+        raise CommandError(
+            f"--workers is {workers}: {reason} Each worker would have rooms of its own, and a message would reach a"
+            " part of its room. Use channels_redis (the demonstration does with REDIS_URL), run one worker,"
+            " or say --allow-split-rooms if no message goes from one socket to another."
+        )
 
 
 def _port(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
@@ -32,6 +33,12 @@ class Member(RealtimeConsumer):
         """Publish to the room."""
         result = await self.room(self.scope["path"].strip("/")).publish("said", data)
         await self.send_event("published", {"nodes": result.nodes, "targets": result.targets})
+
+    @on("work")
+    async def work(self, data: float) -> None:
+        """Take this many seconds."""
+        await asyncio.sleep(data)
+        await self.send_event("worked", data)
 
 
 class Roomy(Member):

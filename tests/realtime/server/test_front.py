@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,61 @@ async def test_half_a_head_and_a_closed_side_are_the_end() -> None:
         await until(lambda: server.front.arrivals)
         peer.writer.write_eof()
         await until(lambda: not server.front.arrivals)
+
+
+async def test_crowd_that_comes_at_once_is_begun_bit_by_bit() -> None:
+    """Whoever is connected already gets a turn in between."""
+    loop = asyncio.get_running_loop()
+    turn, begun = 0, []
+
+    def next_turn() -> None:
+        nonlocal turn
+        turn += 1
+        loop.call_soon(next_turn)
+
+    loop.call_soon(next_turn)
+    async with native(echo) as server:
+        begin = server.front.websocket
+
+        def noted(sock: socket.socket, head: Head, address: Any) -> None:
+            begun.append(turn)
+            begin(sock, head, address)
+
+        server.front.websocket = noted
+        # Arrived before the loop has its next look at the listener.
+        crowd = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(50)]
+        for sock in crowd:
+            sock.sendall(rawclient.handshake("/"))
+        await until(lambda: len(begun) == 50)
+        await until(lambda: sum(socket.opened_at is not None for socket in server.engine.sockets) == 50)
+        for sock in crowd:
+            sock.close()
+    assert max(begun.count(number) for number in begun) == 16
+
+
+async def test_one_that_cannot_be_begun_does_not_hold_up_the_others() -> None:
+    async with native(echo) as server:
+        begin = server.front.websocket
+        failures = iter([OSError, RuntimeError])
+        errors: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: errors.append(context["exception"])
+        )
+
+        def failing(sock: socket.socket, head: Head, address: Any) -> None:
+            if failure := next(failures, None):
+                sock.close()
+                raise failure
+            begin(sock, head, address)
+
+        server.front.websocket = failing
+        crowd = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        for sock in crowd:
+            sock.sendall(rawclient.handshake("/"))
+        await until(lambda: len(server.engine.sockets) == 18)
+        for sock in crowd:
+            sock.close()
+    assert [type(error) for error in errors] == [RuntimeError]
 
 
 async def test_stopped_listener_refuses_and_serves_what_has_arrived() -> None:

@@ -275,6 +275,9 @@ async def test_unix_socket_serves_both(environment: dict[str, str], tmp_path: Pa
     port, path = free_port(), tmp_path / "socket"
     command = daphne(APPLICATION, port, "-u", str(path))
     with ServerProcess(command, port, environment):
+        # The port, which has been waited for, is listened at first.
+        while not path.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         async with unix_connect(str(path), "ws://localhost/echo") as client:
             await client.send("hello")
             assert await client.recv() == "hello"

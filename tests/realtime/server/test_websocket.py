@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -792,24 +794,110 @@ async def test_aborted_socket_is_gone_at_once() -> None:
         app.go.set()
 
 
-async def test_message_can_be_taken_in_the_call_that_brings_it() -> None:
-    app = Opened()
+class Taking:
+    """Accepts, attaches a taker, and notes what is left for ``receive``."""
+
+    def __init__(self, take: Any, *, as_task: bool) -> None:
+        self.take, self.as_task = take, as_task
+        self.received: list[Message] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        self.task = asyncio.current_task()
+        self.attached = scope["extensions"]["realtime"].attach(receive, self.take, as_task=self.as_task)
+        while True:
+            message = await receive()
+            self.received.append(message)
+            if message["type"] == "websocket.disconnect":
+                return
+            await self.go_on.wait()
+
+
+async def test_message_is_taken_in_the_call_that_brings_it_while_receive_is_awaited() -> None:
     taken: list[str | bytes] = []
 
-    def take(message: str | bytes) -> bool:
-        taken.append(message)
-        return message != "leave it"
+    def take(payload: str | bytes) -> Message | None:
+        taken.append(payload)
+        return {"type": "own", "payload": payload} if payload == "leave it" else None
 
+    app = Taking(take, as_task=False)
     async with native(app) as server, await server.opened() as peer:
-        await app.wait()
-        app.transport.on_message = take
         peer.send(rawclient.text("one") + rawclient.frame(Opcode.BINARY, b"two"))
         await until(lambda: len(taken) == 2)
+        assert app.attached and not app.received
         peer.send(rawclient.text("leave it") + rawclient.text("in order"))
-        assert (await app.receive())["text"] == "leave it"
-        assert (await app.receive())["text"] == "in order"
-        assert taken == ["one", b"two", "leave it"], "what waits for receive is not overtaken"
-        app.go.set()
+        await until(lambda: len(app.received) == 2)
+        assert app.received[0] == {"type": "own", "payload": "leave it"}
+        assert app.received[1]["text"] == "in order", "what waits for receive is not overtaken"
+        assert taken == ["one", b"two", "leave it"]
+
+
+async def test_nothing_is_taken_while_the_application_does_something_else() -> None:
+    taken: list[str | bytes] = []
+
+    def take(payload: str | bytes) -> Message | None:
+        taken.append(payload)
+        return {"type": "own"}
+
+    app = Taking(take, as_task=False)
+    app.go_on.clear()
+    async with native(app) as server, await server.opened() as peer:
+        peer.send(rawclient.text("one"))
+        await until(lambda: len(app.received) == 1)
+        peer.send(rawclient.text("two") + rawclient.frame(Opcode.PING))
+        assert (await peer.frame()).opcode is Opcode.PONG
+        assert taken == ["one"]
+        app.go_on.set()
+        await until(lambda: len(app.received) == 2)
+        assert app.received[1]["text"] == "two"
+
+
+async def test_taker_runs_as_the_task_and_in_the_context_of_the_application() -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+    seen: list[tuple[object, int]] = []
+
+    def take(payload: str | bytes) -> Message | None:
+        seen.append((asyncio.current_task(), variable.get()))
+        variable.set(variable.get() + 1)
+        return None if payload == "one" else {"type": "own", "was": variable}
+
+    app = Taking(take, as_task=True)
+    async with native(app) as server, await server.opened() as peer:
+        peer.send(rawclient.text("one") + rawclient.text("two"))
+        await until(lambda: bool(app.received))
+        assert seen == [(app.task, 0), (app.task, 1)]
+        assert asyncio.current_task() is not app.task
+        assert variable.get() == 0, "nobody else sees what it sets"
+
+
+async def test_somebody_between_the_server_and_the_application_sees_every_message() -> None:
+    class Wrapped(Taking):
+        async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+            async def between() -> Any:
+                return await receive()
+
+            await super().__call__(scope, between, send)
+
+    app = Wrapped(lambda payload: None, as_task=False)
+    async with native(app) as server, await server.opened() as peer:
+        peer.send(rawclient.text("one"))
+        await until(lambda: bool(app.received))
+        assert not app.attached
+
+
+async def test_task_that_does_not_serve_the_socket_cannot_attach() -> None:
+    class Elsewhere(Taking):
+        async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+            await asyncio.create_task(super().__call__(scope, receive, send))
+
+    app = Elsewhere(lambda payload: None, as_task=True)
+    async with native(app) as server, await server.opened() as peer:
+        peer.send(rawclient.text("one"))
+        await until(lambda: bool(app.received))
+        assert not app.attached
 
 
 # Sockets that nothing above watches
@@ -854,19 +942,15 @@ async def test_socket_has_a_greatest_age() -> None:
 async def test_unexpected_failure_of_a_message_taker_is_logged_and_the_socket_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    app = Opened()
-
-    def fail(message: str | bytes) -> bool:
+    def fail(payload: str | bytes) -> Message | None:
         raise RuntimeError("failed on purpose")
 
+    app = Taking(fail, as_task=True)
     async with native(app) as server, await server.opened() as peer:
-        await app.wait()
-        app.transport.on_message = fail
         with caplog.at_level(logging.ERROR):
             peer.send(rawclient.text("one") + rawclient.frame(Opcode.PING))
             assert (await peer.frame()).opcode is Opcode.PONG
         assert "failed on purpose" in caplog.text
-        app.go.set()
 
 
 # The same on the production launcher's loop
@@ -890,3 +974,12 @@ async def test_unexpected_failure_of_a_message_taker_is_logged_and_the_socket_go
 )
 def test_on_uvloop(scenario: Any) -> None:
     uvloop.run(scenario())
+
+
+async def test_messages_are_sent_at_once_and_not_when_the_peer_has_acknowledged_earlier_ones() -> None:
+    app = Opened()
+    async with native(app) as server, await server.opened():
+        await app.wait()
+        sock = app.transport._stream.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        app.go.set()

@@ -1,0 +1,126 @@
+"""What comes in on a socket: judged, counted, and handed on at once where the transport can, in turn where it cannot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ratelimit.sockets import take_over
+from realtime.frames import text_size
+from realtime.transports import Receive
+
+if TYPE_CHECKING:
+    from ratelimit.guards import Verdict
+    from ratelimit.sockets import GuardedSocket
+    from realtime.connections import Connection
+
+Payload = str | bytes
+
+LATER, PASSED = "realtime.later", "realtime.passed"
+"""Events of our own among those of ``receive``: something to await first, and a message that has been judged."""
+
+
+def later(work: Callable[[], Awaitable[object]]) -> dict[str, Any]:
+    """Return the event that has the task of the socket await ``work()`` before the next message."""
+    return {"type": LATER, "work": work}
+
+
+def passed(payload: Payload) -> dict[str, Any]:
+    """Return the event that has the task of the socket handle ``payload``."""
+    return {"type": PASSED, "payload": payload}
+
+
+Handle = Callable[[Payload], "dict[str, Any] | None"]
+"""Handles a message in place. Returns ``None`` when it is done with it, else :func:`later` or :func:`passed`."""
+
+
+class Inflow:
+    """
+    The messages of one accepted socket, in order.
+
+    :meth:`next` is for the task that serves the socket. With :meth:`attach`, messages that come while that
+    task waits for one are handled without waking it, as if it had run the handler itself.
+
+    """
+
+    __slots__ = ("_connection", "_guarded", "_handle", "_receive", "_weigh", "code", "ended")
+
+    def __init__(self, connection: Connection, receive: Receive) -> None:
+        guarded = take_over(connection.scope, receive)
+        self._connection = connection
+        self._guarded: GuardedSocket | None = guarded
+        self._weigh: Callable[[Payload, float], Verdict | None] | None = None
+        self._receive = receive
+        if guarded is not None:
+            self._receive, self._weigh = guarded.server_receive, guarded.guard.weigh
+        self._handle: Handle
+        self.ended = False
+        self.code: int | None = None
+        """The code the socket closed with, once it has ended."""
+
+    def attach(self, handle: Handle, *, as_task: bool = True) -> None:
+        """
+        Have ``handle`` called with messages as they come, where the transport can do that.
+
+        With ``as_task`` it runs as a part of the task that serves the socket. It is for code of
+        applications, which looks at its task and its context.
+
+        """
+        self._handle = handle
+        self._connection.transport.attach(self._receive, self._take, as_task=as_task)
+
+    async def next(self) -> Payload | None:
+        """Return the next message that is to be handled; ``None``, as often as it is asked, when the socket has ended."""
+        connection = self._connection
+        while not self.ended:
+            message = await self._receive()
+            kind = message["type"]
+            if kind == "websocket.receive":
+                text: str | None = message.get("text")
+                payload: Payload = message["bytes"] if text is None else text
+                now = time.monotonic()
+                if self._weigh is not None and (verdict := self._weigh(payload, now)) is not None:
+                    await self._carry_out(verdict)
+                elif not connection.closed:
+                    self._took(payload, now)
+                    return payload
+            elif kind == LATER:
+                await message["work"]()
+            elif kind == PASSED:
+                passed_on: Payload = message["payload"]
+                return passed_on
+            else:
+                self.ended = True
+                self.code = message.get("code")
+        return None
+
+    def _take(self, payload: Payload) -> dict[str, Any] | None:
+        now = time.monotonic()
+        if self._weigh is not None and (verdict := self._weigh(payload, now)) is not None:
+            return later(partial(self._carry_out, verdict))
+        self._took(payload, now)
+        try:
+            return self._handle(payload)
+        except BaseException as error:  # noqa: BLE001 - it belongs to the task that serves the socket
+            return later(partial(_raise, error))
+
+    async def _carry_out(self, verdict: Verdict) -> None:
+        if self._guarded is not None:
+            await self._guarded.carry_out(verdict)
+
+    def _took(self, payload: Payload, now: float) -> None:
+        """Take note of a message that came at ``now`` (seconds, monotonic)."""
+        connection = self._connection
+        counters = connection.node.counters
+        size = len(payload) if payload.__class__ is bytes else text_size(payload)  # type: ignore[arg-type]
+        connection.last_heard = connection.last_message = now
+        connection.messages_in += 1
+        connection.bytes_in += size
+        counters.messages_in += 1
+        counters.bytes_in += size
+
+
+async def _raise(error: BaseException) -> None:
+    raise error

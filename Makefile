@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PORT ?= 8000
+ENGINE ?= native
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --editable
@@ -10,7 +11,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --editable
 STALE := pyproject.toml $(if $(wildcard $(PY)),,FORCE)
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.installed  ## Serve the demo on http://127.0.0.1:8000 (PORT=... for another port)
 	@$(PY) manage.py migrate --noinput --verbosity 0
@@ -34,9 +35,14 @@ format: $(VENV)/.installed-dev  ## Let ruff mend what it can
 docs: $(VENV)/.installed  ## Write the settings tables of the documentation anew
 	@$(PY) -m docs.generate
 
-bench: $(VENV)/.installed-bench  ## Measure against plain Channels (minutes; an idle machine, please)
-	@$(PY) -m benchmarks.bench
-	@$(PY) -m benchmarks.idle
+bench: $(VENV)/.installed  ## Measure beside plain Channels and other peers (20 minutes; an idle machine, please)
+	@status=0; $(PY) -m benchmarks.bench --docs || status=1; $(PY) -m benchmarks.idle || status=1; exit $$status
+
+conformance: $(VENV)/.installed  ## Run the Autobahn test suite against the engine (half an hour; ENGINE=daphne for the fallback)
+	@$(PY) -m benchmarks.conformance --engine $(ENGINE)
+
+channels: $(VENV)/.installed-channels  ## Run Channels' own tests on our server (needs its sources from GitHub)
+	@$(PY) -m tests.channelsuite
 
 clean:  ## Remove the environment, the caches and the demo's database
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist db.sqlite3 db.sqlite3-wal db.sqlite3-shm
@@ -52,10 +58,10 @@ $(VENV)/.installed-dev: $(STALE)
 	@$(PIP) '.[dev]' || { echo "pip could not install the development dependencies: see above." >&2; exit 1; }
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-bench: $(STALE)
+$(VENV)/.installed-channels: $(STALE)
 	@$(call environment)
-	@$(PIP) '.[bench]' || { echo "pip could not install what the benchmarks need: see above." >&2; exit 1; }
-	@touch $@ $(VENV)/.installed
+	@$(PIP) '.[dev,channels]' || { echo "pip could not install what Channels' tests need: see above." >&2; exit 1; }
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev
 
 # Make $(VENV), or say in one line what keeps this machine from it.
 define environment
@@ -73,5 +79,5 @@ endef
 
 FORCE:
 
-.PHONY: help run test lint format docs bench clean FORCE
+.PHONY: help run test lint format docs bench conformance channels clean FORCE
 .DEFAULT_GOAL := help

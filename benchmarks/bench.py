@@ -1,8 +1,9 @@
 """
-Compare this project with plain Channels, and limits on with limits off, on the stock daphne command.
+Measure this project beside plain Channels and its other peers, and say whether the ratios are what is wanted.
 
-Each measurement has a fresh server on one core and the load on another. What is compared takes turns,
-A B A B, so that a machine that gets slower does so for both. Ratios are medians of the turns' ratios.
+Each measurement has a fresh server on one core and the load on another. What is compared takes turns, A B C A B C, so that
+a machine that gets slower does so for all. Ratios are medians of the turns' ratios. A run in which a message is lost, wrong,
+twice or out of order is an error and not a number.
 
 """
 
@@ -10,154 +11,193 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
 import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results, servers
+from benchmarks import cases, marks, report, results, servers
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """One thing that is measured."""
-
-    name: str
-    apps: servers.Apps
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two contenders under the same load, and the ratio that is wanted of the second to the first."""
-
-    name: str
-    load: str
-    connections: int
-    first: Contender
-    second: Contender
-    target: float
+def measure(case: cases.Case, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one case once. What goes wrong is in the ``problems`` of what is returned."""
+    server_core, load_core = (None, None) if case.spread else servers.cores() or (None, None)
+    try:
+        with servers.serving(case.contender.launch, server_core) as server:
+            result = _loaded(case, options, server, load_core)
+            if server.process.poll() is not None:
+                result["problems"].append(f"the server ended with {server.process.returncode}")
+            return result
+    except RuntimeError as error:
+        return {"problems": [str(error)]}
 
 
-ECHO_PLAIN = Contender("plain Channels", "plain", "echo")
-ECHO_OURS = Contender("ours, limits on", "ours", "echo")
-ECHO_OPEN = Contender("ours, limits off", "ours", "open/echo")
-ROOM_PLAIN = Contender("plain Channels", "plain", "room")
-ROOM_OURS = Contender("ours, limits on", "ours", "room")
-
-COMPARISONS = (
-    Comparison("echo", "echo", 50, ECHO_PLAIN, ECHO_OURS, 2.3),
-    Comparison("broadcast", "broadcast", 200, ROOM_PLAIN, ROOM_OURS, 9.0),
-    Comparison("limits", "echo", 50, ECHO_OPEN, ECHO_OURS, 0.95),
-)
-
-
-def measure(contender: Contender, comparison: Comparison, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure one contender once. Raise RuntimeError if a message was lost, wrong or in the wrong order."""
-    pinned = servers.cores()
-    server_core, load_core = pinned or (None, None)
-    with servers.serving(contender.apps, server_core) as server:
-        command = [sys.executable, "-m", "benchmarks.load", comparison.load]
-        command += [
-            f"ws://127.0.0.1:{server.port}/{contender.path}",
-            "--connections",
-            str(comparison.connections),
-        ]
-        command += ["--seconds", str(options.seconds), "--warmup", str(options.warmup)]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=servers.pin(load_core)
-        ) as load:
-            assert load.stdout is not None
-            before = after = None
-            result: dict[str, Any] = {}
-            for line in load.stdout:
-                if line == "begin\n":
-                    before = server.cpu_seconds()
-                elif line == "end\n":
-                    after = server.cpu_seconds()
-                else:
-                    result = json.loads(line)
-        if load.returncode:
-            raise RuntimeError(
-                f"{comparison.name}, {contender.name}: {result.get('problems') or 'the load failed'}"
-            )
-    if before is not None and after is not None:
-        result["server_us_per_message"] = round((after - before) / result["answers"] * 1e6, 2)
-    return {"contender": contender.name, **result}
+def _loaded(
+    case: cases.Case, options: argparse.Namespace, server: servers.Server, load_core: int | None
+) -> dict[str, Any]:
+    """Run the load of a case on a server; return what it counted with what the server used meanwhile."""
+    seen = []
+    result: dict[str, Any] = {}
+    command = load_command(case, server.port, options)
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            preexec_fn=servers.pin(load_core),
+        ) as load,
+    ):
+        assert load.stdin is not None
+        assert load.stdout is not None
+        for line in load.stdout:
+            if line in (marks.BEGIN, marks.END):
+                seen.append((time.monotonic(), server.cpu_seconds(), server.resident_bytes()))
+                if case.program == "holding":
+                    load.stdin.write("seen\n")
+                    load.stdin.flush()
+            else:
+                result = json.loads(line)
+        if "problems" not in result:
+            errors.seek(0)
+            return {"problems": [f"the load ended: {errors.read()[-500:].strip()}"]}
+    if len(seen) == 2 and result["answers"]:
+        result |= used(case.program, result["answers"], *seen)
+    return result
 
 
-def compare(comparison: Comparison, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure both contenders in turns and return all of it, with the ratio of their rates."""
-    turns = []
-    for turn in range(1, options.turns + 1):
-        pair = [
-            measure(contender, comparison, options) for contender in (comparison.first, comparison.second)
-        ]
-        turns.append(pair)
-        for taken in pair:
-            print(f"  {turn}. {taken['contender']:<18} {_told(taken)}", flush=True)
-    ratio = statistics.median(second["per_second"] / first["per_second"] for first, second in turns)
-    costs = [
-        first["server_us_per_message"] / second["server_us_per_message"]
-        for first, second in turns
-        if "server_us_per_message" in first and "server_us_per_message" in second
-    ]
+Seen = tuple[float, float | None, int | None]
+"""A moment, with the server's processor time and its memory."""
+
+
+def used(program: cases.Program, count: int, begin: Seen, end: Seen) -> dict[str, float]:
+    """Return what one message, or one socket, cost the server between two moments; nothing where that is not known."""
+    (begin_at, begin_cpu, begin_bytes), (end_at, end_cpu, end_bytes) = begin, end
+    if program == "holding":
+        if begin_bytes is None or end_bytes is None:
+            return {}
+        return {"kib_per_socket": round((end_bytes - begin_bytes) / 1024 / count, 2)}
+    if begin_cpu is None or end_cpu is None:
+        return {}
+    cpu = end_cpu - begin_cpu
     return {
-        "name": comparison.name,
-        "connections": comparison.connections,
-        "ratio": round(ratio, 3),
-        "processor_ratio": round(statistics.median(costs), 3) if costs else None,
-        "target": comparison.target,
-        "reached": ratio >= comparison.target,
-        "turns": turns,
+        "server_us": round(cpu / count * 1e6, 2),
+        "server_share": round(cpu / (end_at - begin_at), 3),
     }
 
 
-def _told(taken: dict[str, Any]) -> str:
-    cost = taken.get("server_us_per_message")
-    told = f"{taken['per_second']:>12,.0f}/s   p50 {taken['p50_ms']} ms   p99 {taken['p99_ms']} ms"
-    return told if cost is None else f"{told}   server {cost} us each"
+def load_command(case: cases.Case, port: int, options: argparse.Namespace) -> list[str]:
+    """Return what starts the load of a case."""
+    command = [sys.executable, "-m", f"benchmarks.{case.program}", *case.arguments]
+    if case.program != "holding":
+        command += ["--seconds", f"{options.seconds:g}", "--warmup", f"{options.warmup:g}"]
+    if case.contender.prefix:
+        command += ["--prefix", case.contender.prefix]
+    return [*command, f"ws://127.0.0.1:{port}/{case.contender.path}"]
 
 
-def main() -> int:
-    """Run the comparisons; 1 if a target was missed."""
+def compare(group: cases.Group, options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Measure the cases of a group in turns; return all of it."""
+    turns: dict[str, list[dict[str, Any]]] = {case.key: [] for case in group.cases}
+    for turn in range(1, options.turns + 1):
+        for case in group.cases:
+            taken = measure(case, options)
+            turns[case.key].append(taken)
+            print(f"  {turn}. {case.name:<70} {told(group, taken)}", flush=True)
+    return turns
+
+
+def told(group: cases.Group, taken: dict[str, Any]) -> str:
+    """Return one measurement as a line of progress."""
+    if taken["problems"]:
+        return f"FAILED: {'; '.join(taken['problems'])}"
+    parts = [
+        f"{report.HEADINGS[column]} {report.cell(column, [taken])}"
+        for column in group.columns
+        if column in taken
+    ]
+    if report.is_disturbed(taken):
+        parts.append("DISTURBED: something else used these cores")
+    return "   ".join(parts)
+
+
+def chosen(only: Sequence[str]) -> list[cases.Group]:
+    """Return the groups of these names, or of a name and a hyphen; all if none is named. Raise ValueError else."""
+    names = [name for text in only for name in text.split(",") if name]
+    picked = [group for name in names for group in cases.GROUPS if f"{group.name}-".startswith(f"{name}-")]
+    for name in names:
+        if not any(f"{group.name}-".startswith(f"{name}-") for group in picked):
+            known = ", ".join(group.name for group in cases.GROUPS)
+            raise ValueError(f"{name!r} is not a group; there are {known}")
+    return [group for group in cases.GROUPS if not names or group in picked]
+
+
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options of the command line, with the groups that are chosen."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [comparison.name for comparison in COMPARISONS]
-    parser.add_argument("comparisons", nargs="*", metavar="NAME", help=f"which of {', '.join(names)} (all)")
-    parser.add_argument("--turns", type=int, default=3, help="measurements of each contender (3)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of a measurement (5)")
-    parser.add_argument("--warmup", type=float, default=1.0, help="seconds before it that do not count (1)")
+    names = ", ".join(group.name for group in cases.GROUPS)
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME,...", help=f"which of {names} (all)"
+    )
+    parser.add_argument("--turns", type=int, default=3, help="measurements of each case (3)")
+    parser.add_argument("--seconds", type=float, default=2.5, help="length of a measurement (2.5)")
+    parser.add_argument("--warmup", type=float, default=0.5, help="seconds before it that do not count (0.5)")
     parser.add_argument("--out", type=Path, help="file for the JSON (benchmarks/results/...)")
-    options = parser.parse_args()
-    if unknown := set(options.comparisons) - set(names):
-        parser.error(f"{', '.join(sorted(unknown))}: no such comparison; there are {', '.join(names)}")
+    parser.add_argument(
+        "--docs", action="store_true", help="write the tables into docs/performance.md as well"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        options.groups = chosen(options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.turns < 1:
+        parser.error("--turns must be at least 1")
+    return options
+
+
+def main() -> int:
+    """Run the groups; 1 if a ratio is not as wanted or a measurement failed."""
+    options = parsed()
+    began = time.monotonic()
+    servers.raise_file_limit()
     if servers.cores() is None:
         print("Server and load share their cores here: two that can be pinned would be needed.")
-    done = []
-    for comparison in COMPARISONS:
-        if comparison.name in (options.comparisons or names):
-            print(f"{comparison.name}, {comparison.connections} sockets, 64 B")
-            done.append(compare(comparison, options))
-    print("\n| comparison | first | second | ratio | target | | by processor time |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for one in done:
-        rates = [statistics.median(pair[side]["per_second"] for pair in one["turns"]) for side in (0, 1)]
-        names_of_pair = [one["turns"][0][side]["contender"] for side in (0, 1)]
-        cells = [f"{name}: {rate:,.0f}/s" for name, rate in zip(names_of_pair, rates, strict=True)]
-        verdict = "reached" if one["reached"] else "MISSED"
-        cells += [
-            f"{one['ratio']:.2f}",
-            f"{one['target']:g}",
-            verdict,
-            str(one["processor_ratio"] or "not known"),
-        ]
-        print(f"| {' | '.join([one['name'], *cells])} |")
-    print(f"\n{results.write('bench', {'comparisons': done}, options.out)}")
-    return 0 if all(one["reached"] for one in done) else 1
+    if os.getloadavg()[0] > 0.5:
+        print(f"This machine is not idle (load average {os.getloadavg()[0]:.1f}): expect scatter.")
+    done = {}
+    for group in options.groups:
+        print(f"{group.name}: {group.title}", flush=True)
+        done[group.name] = {
+            "turns": options.turns,
+            "seconds": options.seconds,
+            "warmup": options.warmup,
+            "cases": compare(group, options),
+        }
+    found = [row for group in options.groups for row in report.rows(group, done[group.name]["cases"])]
+    path = results.write("bench", {"rows": found, "groups": done}, options.out)
+    for group in options.groups:
+        print(f"\n{group.title}\n\n{report.group_table(group, done[group.name]['cases'])}")
+    print(report.ratio_table(found))
+    problems = [
+        line for group in options.groups for line in report.failures(group, done[group.name]["cases"])
+    ]
+    print("\n".join(problems))
+    disturbed, count = report.disturbances(done)
+    print(f"{disturbed} of {count} measurements were disturbed by something else on this machine.")
+    print(f"{path}\n{time.monotonic() - began:.0f} s")
+    if options.docs:
+        report.write(json.loads(path.read_text()))
+        print(f"Written into {report.DOCUMENT}.")
+    return 1 if problems or any(row["verdict"] in ("missed", "failed") for row in found) else 0
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def main() -> int:
         "REALTIME_HEARTBEAT_TIMEOUT": options.interval * 3,
         "REALTIME_DRAIN_TIMEOUT": options.drain,
     }
-    with servers.serving("ours", server_core, settings) as server:
+    with servers.serving(servers.Launch("daphne", "ours"), server_core, settings) as server:
         if load_core is not None:
             os.sched_setaffinity(0, {load_core})
         result = uvloop.run(run(options, server))

@@ -1,4 +1,4 @@
-"""The machine a result was measured on, for whoever reads the result later."""
+"""The machine that a result was measured on, for whoever reads the result later."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import platform
 from pathlib import Path
 from typing import Any
+
+from benchmarks import peers
 
 PACKAGES = ("channels", "daphne", "autobahn", "Twisted", "Django", "msgspec", "picows", "uvloop")
 
@@ -19,7 +21,7 @@ def described() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "load_average": [round(value, 2) for value in os.getloadavg()],
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | peers.versions(),
     }
 
 

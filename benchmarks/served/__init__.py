@@ -1,1 +1,1 @@
-"""What is measured: the same two applications, written for plain Channels and for this project."""
+"""What is measured: the same small applications, written for this project and for each of its peers."""

@@ -34,6 +34,6 @@ class Room(AsyncWebsocketConsumer):
         await self.send(text_data=event["text"])
 
 
-application = ProtocolTypeRouter(
-    {"websocket": URLRouter([path("echo", Echo.as_asgi()), path("room", Room.as_asgi())])}
-)
+routes = URLRouter([path("echo", Echo.as_asgi()), path("room", Room.as_asgi())])
+
+application = ProtocolTypeRouter({"websocket": routes})

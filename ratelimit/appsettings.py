@@ -193,7 +193,13 @@ def from_environment(
 
 
 def _type_of(cls: type[AppSettings], field: dataclasses.Field[Any]) -> Any:
-    return typing.get_type_hints(cls)[field.name]
+    # The type checker takes the class for one of its instances, which need not be hashable.
+    return _types(typing.cast("Any", cls))[field.name]
+
+
+@functools.cache
+def _types(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _parse(text: str, kind: Any) -> Any:

@@ -283,7 +283,8 @@ async def _in_node(
     gone, deadline = node.loop.create_future(), node.loop.time() + seconds
     node.hub.send_remote(remote, gone)
     result = await local(node)
-    await asyncio.wait([gone], timeout=max(0.0, deadline - node.loop.time()))
+    if not gone.done():
+        await asyncio.wait([gone], timeout=max(0.0, deadline - node.loop.time()))
     return result
 
 

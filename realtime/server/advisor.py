@@ -19,6 +19,9 @@ CLOSE = 0.02
 ALIKE = 1.25
 """Costs that differ by less than this factor are within what a busy machine adds to a measurement."""
 
+LEAST_BYTES = 64 * 1024
+"""A sample smaller than this says little, and takes no time worth mentioning."""
+
 _BROWSER = f"{NAME}; client_max_window_bits"
 """What Chrome, Firefox and Safari offer."""
 _SAMPLES = 8
@@ -89,12 +92,18 @@ def measure(
 
 
 def affordable(messages: Sequence[bytes], seconds: float, clock: Clock) -> int:
-    """Return how many of the messages, from the first on, the slowest policy compresses in ``seconds``; at least 1."""
+    """
+    Return how many of the messages, from the first on, the slowest policy compresses in ``seconds``.
+
+    However little time there is, no fewer than make up ``LEAST_BYTES``.
+
+    """
     slowest = Deflater(_agreement(Policy(window_bits=15, mem_level=9, min_bytes=0)))
-    end = clock() + seconds
+    end, compressed = clock() + seconds, 0
     for number, message in enumerate(messages, 1):
         slowest.compress(message)
-        if clock() >= end:
+        compressed += len(message)
+        if compressed >= LEAST_BYTES and clock() >= end:
             return number
     return len(messages)
 

@@ -157,7 +157,7 @@ class WebSocketProtocol(daphne.ws_protocol.WebSocketProtocol):
         if type(self.transport) is tcp.Server and not self.transport.TLS:
             self._straight = self.transport.socket
         transport: Any = self.transport
-        stream = transport.transport if isinstance(transport, ProtocolWrapper) else transport
+        stream: Any = transport.transport if isinstance(transport, ProtocolWrapper) else transport
         stream.bufferSize = READ_BYTES
         self.resume_reading()
         self._log_action("connected")

@@ -15,14 +15,16 @@ import pytest
 from tests.acceptance import rawclient
 from tests.acceptance.processes import ServerProcess, free_port, manage
 
-CROWD = 500
+CROWD = 10_000
 AT_ONCE = 200
 """Handshakes that are under way together."""
 PATIENCE = 10.0
 """Seconds that a server which is busy with the rest of the crowd may take for one of it."""
-DRAIN_TIMEOUT = 10.0
+DRAIN_TIMEOUT = 12.0
 WINDOW = DRAIN_TIMEOUT / 2
 """The half of the time in which everybody is told; the other half is for answers and cleaning up."""
+A_MOMENT = 3.0
+"""Seconds that a process which has held ten thousand sockets may take to end."""
 SPREAD = 8.0
 
 
@@ -130,13 +132,13 @@ async def test_ten_thousand_clients_are_sent_away_one_batch_after_the_other() ->
             await asyncio.gather(*(client.gone for client in clients))
 
     assert ended.code == 0
-    assert ended.seconds < DRAIN_TIMEOUT
+    assert ended.seconds < DRAIN_TIMEOUT + A_MOMENT
     assert f"Drained: {CROWD} closed, 0 forced" in ended.stderr
     assert Counter(client.code for client in clients) == {1012: CROWD}
 
     # When they were told: evenly over the window, a tenth of which takes no more than a fifth of them.
     moments = sorted(client.closed_at for client in clients)
-    assert 0.8 * WINDOW < moments[-1] - moments[0] < DRAIN_TIMEOUT
+    assert 0.8 * WINDOW < moments[-1] - moments[0] < 1.5 * WINDOW
     slots = Counter(int((moment - moments[0]) / (WINDOW / 10)) for moment in moments)
     assert max(slots.values()) <= CROWD / 5
 

@@ -286,7 +286,7 @@ def test_clients_that_are_silently_gone_are_let_go(pinging: ServerProcess) -> No
         for sock in sockets:
             with suppress(ConnectionResetError):
                 while sock.recv(65536):
-                    pass
+                    assert time.monotonic() - started < 8
     assert 1 < time.monotonic() - started < 8
 
 
@@ -295,12 +295,14 @@ def test_half_a_head_and_a_closed_side_are_let_go_at_once(server: ServerProcess)
         sock.sendall(b"GET /")
         sock.shutdown(socket.SHUT_WR)
 
-    started = time.monotonic()
-    with nobody_else_notices(server), many(50, half, server.port) as sockets:
-        for sock in sockets:
-            with suppress(ConnectionResetError):
-                assert sock.recv(1) == b""
-    assert time.monotonic() - started < 2
+    with nobody_else_notices(server):
+        started = time.monotonic()
+        with many(50, half, server.port) as sockets:
+            for sock in sockets:
+                with suppress(ConnectionResetError):
+                    assert sock.recv(1) == b""
+        # A head that may still come is waited for five seconds.
+        assert time.monotonic() - started < 3
 
 
 def test_large_messages_leave_no_memory_behind(server: ServerProcess) -> None:

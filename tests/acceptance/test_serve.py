@@ -357,6 +357,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "found_only_there"
 import django
 from django.core.management import call_command
 django.setup()
+del os.environ["DJANGO_SETTINGS_MODULE"]
 before = signal.getsignal(signal.SIGTERM)
 call_command("serve", workers=2, port={port}, allow_split_rooms=True)
 print("returned", signal.getsignal(signal.SIGTERM) is before)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -163,6 +165,27 @@ async def test_batches_leave_one_after_another(crowd: FakeCrowd) -> None:
     await asyncio.sleep(0)
     assert [socket.closed for socket in sockets] == [True, True, False]
     assert outcome(await draining) == (3, 0)
+
+
+@override_settings(REALTIME_DRAIN_BATCH=1)
+async def test_the_time_that_closing_takes_does_not_stretch_the_window(crowd: FakeCrowd) -> None:
+    """A pause is shortened by what the batch before it took, but never to less than half of it."""
+    clock = asyncio.get_running_loop().time
+    moments: list[float] = []
+
+    class Laborious(FakeSocket):
+        def close(self, reason: CloseReason, *, retry_after: float | None = None) -> None:
+            moments.append(clock())
+            time.sleep(0.04 if len(moments) < 10 else 0.4)
+            super().close(reason, retry_after=retry_after)
+
+    for _ in range(13):
+        Laborious(crowd)
+    await see_off(crowd, timeout=2.4)
+    apart = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    # Thirteen in 1.2 seconds.
+    assert moments[9] - moments[0] < 9 * 0.12
+    assert all(gap >= 0.4 + 0.04 for gap in apart[9:])
 
 
 @pytest.mark.setting("REALTIME_RECONNECT_SPREAD")

@@ -248,7 +248,8 @@ async def test_a_publish_that_waits_has_been_handed_to_the_channel_layer() -> No
         await asyncio.sleep(0.02)
         assert not publishing.done()
         layer.open.set()
-        await publishing
+        async with asyncio.timeout(2):
+            await publishing
         assert "lobby" in layer.taken
         await nodes.current().aclose()
 

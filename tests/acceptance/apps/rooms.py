@@ -53,11 +53,14 @@ class Narrow(Member):
     limits = Limits(max_message_bytes=100_000)
 
 
+MEMBER = RateLimit(Member.as_asgi())
+OTHERS = {"/roomy": RateLimit(Roomy.as_asgi()), "/narrow": RateLimit(Narrow.as_asgi())}
+
+
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """Serve WebSockets; HTTP is answered with nothing."""
     if scope["type"] == "websocket":
-        consumer = {"/roomy": Roomy, "/narrow": Narrow}.get(scope["path"], Member)
-        await RateLimit(consumer.as_asgi())(scope, receive, send)
+        await OTHERS.get(scope["path"], MEMBER)(scope, receive, send)
     elif scope["type"] == "http":
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})

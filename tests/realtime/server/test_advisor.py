@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pytest
 
 from realtime.server.advisor import (
+    LEAST_BYTES,
     MEM_LEVELS,
     WINDOW_BITS,
     Row,
@@ -114,7 +115,13 @@ def test_short_files_are_gone_through_until_the_time_is_over(seconds: float, pas
 
 @pytest.mark.parametrize(("seconds", "count"), [(0.5, 1), (5.0, 5), (1000.0, len(LINES))])
 def test_no_more_messages_are_taken_than_there_is_time_for(seconds: float, count: int) -> None:
-    assert affordable(LINES, seconds, ticks()) == count
+    large = [bytes(LEAST_BYTES)] * len(LINES)
+    assert affordable(large, seconds, ticks()) == count
+
+
+def test_a_small_sample_is_taken_whole_though_time_is_over() -> None:
+    assert affordable(LINES, 0.0, ticks()) == len(LINES)
+    assert affordable([bytes(LEAST_BYTES // 3 + 1)] * 9, 0.0, ticks()) == 3
 
 
 # Memory.

@@ -14,7 +14,8 @@ from realtime.close_codes import DONE, RESTART, SERVER_ERROR
 from realtime.server.deflate import Policy
 from realtime.server.farewell import Farewell
 from realtime.server.heads import HandshakeRefused, Head, Headers, denying_head, handshake
-from realtime.server.parser import open_stream
+from realtime.server.parser import Parsers
+from realtime.server.stream import Stream
 from realtime.server.websocket import NativeWebSocket
 
 logger = logging.getLogger("realtime")
@@ -80,9 +81,9 @@ class Engine:
         self.resume_at = self.pause_at // 2
         self.sockets: set[NativeWebSocket] = set()
         self.draining = False
+        self.parsers = Parsers(options.read_buffer_bytes)
         self._forwarded = forwarded
         self._on_action = on_action
-        self._responses: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._round: list[NativeWebSocket] = []
         self._per_tick = 0
@@ -140,19 +141,7 @@ class Engine:
         if body and not any(name.lower() == b"content-type" for name, _ in headers):
             named = [*named, (b"content-type", b"text/plain; charset=utf-8")]
         data = denying_head(status, named, body_bytes=len(body)) + body
-        task = self.loop.create_task(self._respond(sock, data))
-        self._responses.add(task)
-        task.add_done_callback(self._responses.discard)
-
-    async def _respond(self, sock: socket.socket, data: bytes) -> None:
-        farewell = Farewell(self.loop)
-        try:
-            stream = await open_stream(self.loop, sock, farewell)
-        except OSError:
-            sock.close()
-            return
-        stream.write_nocheck(data)
-        farewell.begin(stream)
+        Farewell(self.loop, Stream(self.loop, sock), data)
 
     # What sockets report
 

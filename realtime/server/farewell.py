@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
-from realtime.server.parser import ByteStream
+from realtime.server.stream import Stream
 
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 64 * 1024 * 1024
@@ -13,7 +14,7 @@ _sink = memoryview(bytearray(64 * 1024))
 """What comes in here is not looked at, so every connection can use the same memory."""
 
 
-class Farewell(asyncio.BufferedProtocol):
+class Farewell:
     """
     Closes our side, drops what still comes, and waits for the peer to close its own.
 
@@ -22,33 +23,36 @@ class Farewell(asyncio.BufferedProtocol):
 
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._stream: ByteStream | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._bytes_left = LINGER_BYTES
+    __slots__ = ("_bytes_left", "_stream", "_timer")
 
-    def begin(self, stream: ByteStream) -> None:
-        """Take over ``stream``, which may have bytes still to be sent."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, stream: Stream, last_words: bytes = b"") -> None:
+        """Take over ``stream``, which may have bytes still to be sent, and send ``last_words`` after them."""
         self._stream = stream
-        stream.set_protocol(self)
+        self._bytes_left = LINGER_BYTES
+        stream.hand_to(self)
+        if last_words:
+            stream.write(last_words)
         stream.write_eof()
         stream.resume_reading()
-        self._timer = self._loop.call_later(LINGER_SECONDS, stream.abort)
+        self._timer = loop.call_later(LINGER_SECONDS, stream.abort)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _sink
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._bytes_left -= nbytes
-        if self._bytes_left < 0 and self._stream is not None:
+    def readable(self, sock: socket.socket) -> None:
+        """Drop what came; at the peer's end, close."""
+        try:
+            size = sock.recv_into(_sink)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            size = 0
+        self._bytes_left -= size
+        if not size or self._bytes_left < 0:
             self._stream.abort()
 
-    def eof_received(self) -> bool:
-        """Both sides are closed: let the transport go."""
-        return False
+    def pause_writing(self) -> None:
+        """Nothing is written any more."""
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stream = None
-        if self._timer is not None:
-            self._timer.cancel()
+    resume_writing = pause_writing
+
+    def lost(self) -> None:
+        """Both sides are closed."""
+        self._timer.cancel()

@@ -152,7 +152,7 @@ def handshake(head: Head) -> Handshake:
 
 def _is_key(value: bytes) -> bool:
     try:
-        return len(value) == 24 and len(base64.b64decode(value, validate=True)) == 16
+        return len(value) == 24 and len(binascii.a2b_base64(value, strict_mode=True)) == 16
     except binascii.Error:
         return False
 

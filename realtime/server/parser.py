@@ -9,13 +9,10 @@ wants to write later (only ever the close frame of a violation it found) comes b
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import socket
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
-import aiofastnet
 import picows
 from picows import WSListener, WSMsgType
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its stubs
@@ -26,10 +23,15 @@ ParsedFrame = picows.WSFrame
 CONTINUATION, TEXT, BINARY = WSMsgType.CONTINUATION, WSMsgType.TEXT, WSMsgType.BINARY
 CLOSE, PING, PONG = WSMsgType.CLOSE, WSMsgType.PING, WSMsgType.PONG
 
+CLOSE_FRAME = 0x88
+"""How a whole close frame begins."""
+
 MAX_READ_BYTES = 16 * 1024
 """Most bytes taken from the kernel at once: what bounds the time one flooding client can keep the loop."""
-LARGE_BYTES = 64 * 1024
-"""A message of this size leaves a read buffer behind that is worth giving back."""
+
+_FREE_KEPT = 4
+"""Parsers of one bound that are kept for the next socket; one is enough while no frame comes in pieces."""
+_BOUNDS_KEPT = 32
 
 _HANDSHAKE = (
     b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -37,136 +39,161 @@ _HANDSHAKE = (
 )
 
 
-class ByteStream(Protocol):
-    """The part of an asyncio transport that is used here."""
-
-    def write_nocheck(self, data: bytes) -> None: ...
-    def get_write_buffer_size(self) -> int: ...
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
-    def write_eof(self) -> None: ...
-    def close(self) -> None: ...
-    def abort(self) -> None: ...
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
-    def is_closing(self) -> bool: ...
-
-
-class ParserListener(WSListener):
+def lone_close(data: memoryview) -> bytes | None:
     """
-    Who hears of a socket's frames. Subclasses answer :meth:`on_ws_frame`, once per frame, and the rest below.
+    Return the payload of the close frame that ``data`` is; ``None`` if it is anything else, or anything more.
 
-    ``frame`` points into the read buffer: whatever is to be kept of it must be copied before returning.
+    Most sockets end with just that, and a parser that has read one is of no more use.
 
     """
+    size = len(data) - 6
+    if not 0 <= size < 126 or data[0] != CLOSE_FRAME or data[1] != 0x80 | size:
+        return None
+    return bytes(byte ^ data[2 + (place & 3)] for place, byte in enumerate(data[6:]))
 
-    __slots__ = ()
 
-    def on_ws_frame(self, transport: object, frame: ParsedFrame) -> None:
-        """A frame came. Sizes, masks and opcodes are checked; reserved bits, order and text are not."""
-        raise NotImplementedError
+class FrameReader(Protocol):
+    """Whose frames a parser reads."""
 
-    def connected(self, stream: ByteStream) -> None:
-        """The socket is being read from here on. The first frame may come before :func:`open_parser` returns."""
-        raise NotImplementedError
+    def on_frame(self, frame: ParsedFrame) -> None:
+        """
+        Take a frame. Sizes, masks and opcodes are checked; reserved bits, order and text are not.
 
-    def on_ws_disconnected(self, transport: object) -> None:
-        """The socket is gone."""
-        raise NotImplementedError
+        It points into the read buffer: whatever is to be kept of it must be copied before returning.
+
+        """
 
     def violated(self, code: int, reason: str) -> None:
-        """The parser met something that breaks the protocol or its bound; nothing sensible can follow."""
-        raise NotImplementedError
-
-    def pause_writing(self) -> None:
-        """The peer reads too slowly: more than the high mark is waiting to be sent."""
-        raise NotImplementedError
-
-    def resume_writing(self) -> None:
-        """What was waiting has been sent, all but a little."""
-        raise NotImplementedError
+        """Hear that what came breaks the protocol or its bound; nothing sensible can follow it."""
 
 
 class Parser(WSProtocol):
-    """The protocol of one socket, from the handshake on."""
+    """A parser that one socket after the other may use, from the end of one frame to the end of another."""
 
-    __slots__ = ("_listener", "_room")
+    __slots__ = ("_read", "_relay", "_size", "max_frame_bytes", "room")
 
-    def __init__(self, listener: ParserListener, *, max_frame_bytes: int, read_buffer_bytes: int) -> None:
+    def __init__(self, max_frame_bytes: int, read_bytes: int) -> None:
+        """Read frames of at most ``max_frame_bytes``, 0 is any; an empty one has room for ``read_bytes``."""
+        self._relay = _Relay()
         super().__init__(
             None,  # host_port, ws_path: a client's
             None,
             False,  # is_client_side
-            _offering(listener),
+            self._offer,
             _SILENT,
-            False,  # disconnect_on_exception: the listener handles its own
+            False,  # disconnect_on_exception: the reader handles its own
             None,  # handshake timeout
             False,  # auto ping, and its three parameters
             0,
             0,
             0,
             False,  # auto pong
-            max_frame_bytes,
+            max_frame_bytes or (1 << 62),
             None,  # extra headers
-            read_buffer_bytes,
+            # picows doubles a buffer that is nine tenths full, or has less than 256 bytes left.
+            read_bytes + max(read_bytes // 8, 320),
         )
-        self._listener = listener
-
-    def connection_made(self, transport: Any) -> None:
-        """Stand ready for the first frame, and tell the listener."""
-        self.prepare()
-        self._listener.connected(transport)
-
-    def prepare(self) -> None:
-        """Stand ready for the first frame. Called alone, it prepares to take over a stream from another parser."""
-        super().connection_made(_StandIn(self._listener.violated))
+        self.max_frame_bytes = max_frame_bytes
+        super().connection_made(_StandIn(self._relay.violated))
         super().get_buffer(-1)[: len(_HANDSHAKE)] = _HANDSHAKE
         super().buffer_updated(len(_HANDSHAKE))
-        self._room = len(super().get_buffer(-1))
-        # Nobody reads what was made for our own handshake, and an idle socket should not keep it.
-        self.transport.request.headers = self.transport.response.headers = None
+        self._read = super().buffer_updated
+        empty = cast("memoryview", super().get_buffer(-1))
+        self._size = len(empty)
+        self.room = empty[:read_bytes]
+        """Where the next bytes go, as long as the parser is empty."""
+
+    def _offer(self, request: object) -> WSListener:
+        return self._relay
 
     @property
     def is_empty(self) -> bool:
-        """Whether no part of a frame is held: certain if true, and false also where the buffer has grown."""
-        return len(super().get_buffer(-1)) == self._room
+        """Whether no part of a frame is held, as far as the last frame that was read tells."""
+        return not self._relay.tail
 
-    def get_buffer(self, hint: int) -> memoryview:
-        """
-        Offer a part of the buffer. picows doubles it whenever more than nine tenths are filled.
+    @property
+    def is_as_new(self) -> bool:
+        """Whether it is empty, its buffer has not grown, and it has not read a close frame: picows takes one only."""
+        return self.transport.close_handshake is None and len(super().get_buffer(-1)) == self._size
 
-        Seven eighths of an empty buffer never are, so a flood of small frames does not make it grow; a
-        frame that does not fit stays in it and does.
+    def more_room(self) -> memoryview:
+        """Return where the next bytes go when a part of a frame is held."""
+        return cast("memoryview", super().get_buffer(-1))[:MAX_READ_BYTES]
 
-        """
-        buffer = cast("memoryview", super().get_buffer(hint))
-        size = len(buffer)
-        return buffer[: size - (size >> 3)] if size < MAX_READ_BYTES else buffer[:MAX_READ_BYTES]
-
-
-def _offering(listener: ParserListener) -> Callable[[object], ParserListener]:
-    def offer(request: object) -> ParserListener:
-        return listener
-
-    return offer
+    def feed(self, size: int, reader: FrameReader) -> None:
+        """Read the ``size`` bytes that were put where there was room; ``reader`` is told of each frame."""
+        relay = self._relay
+        relay.reader = reader
+        relay.tail = 1
+        self._read(size)
+        relay.reader = _NOBODY
 
 
-async def open_parser(loop: asyncio.AbstractEventLoop, sock: socket.socket, parser: Parser) -> ByteStream:
-    """Read ``sock`` through ``parser`` from here on. Raise OSError if the peer is gone already."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        # aiofastnet does so where the socket knows its protocol; one that was accepted does not. Without
-        # it the second of two messages waits 40 ms for the peer to acknowledge the first.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream, _ = await aiofastnet.connect_accepted_socket(loop, lambda: parser, sock)
-    return cast("ByteStream", stream)
+class _Relay(WSListener):
+    """Passes frames on to whoever uses the parser right now."""
+
+    __slots__ = ("reader", "tail")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader: FrameReader = _NOBODY
+        self.tail = 0
+
+    def on_ws_frame(self, transport: object, frame: ParsedFrame) -> None:
+        self.tail = frame.tail_size
+        self.reader.on_frame(frame)
+
+    def violated(self, code: int, reason: str) -> None:
+        """What picows would have told the client; the parser is of no use any more."""
+        self.tail = 1
+        self.reader.violated(code, reason)
 
 
-async def open_stream(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.BufferedProtocol
-) -> ByteStream:
-    """Read ``sock`` through any protocol. Raise OSError if the peer is gone already."""
-    stream, _ = await aiofastnet.connect_accepted_socket(loop, lambda: protocol, sock)
-    return cast("ByteStream", stream)
+class _Nobody:
+    """Reads frames of a parser that nobody uses: there are none."""
+
+    def on_frame(self, frame: ParsedFrame) -> None:
+        raise AssertionError("a parser that nobody uses read a frame")
+
+    def violated(self, code: int, reason: str) -> None:
+        raise AssertionError(f"a parser that nobody uses failed with {code} {reason}")
+
+
+_NOBODY = _Nobody()
+
+
+class Parsers:
+    """
+    The parsers of one loop.
+
+    A socket borrows one when something comes, and returns it as soon as no part of a frame is held: so
+    a silent socket has none, and all busy ones share one that is in the processor's cache.
+
+    """
+
+    __slots__ = ("_free", "_read_bytes")
+
+    def __init__(self, read_bytes: int) -> None:
+        self._read_bytes = read_bytes
+        self._free: dict[int, list[Parser]] = {}
+
+    def borrow(self, max_frame_bytes: int) -> Parser:
+        """Return an empty parser that refuses frames of more than ``max_frame_bytes``; 0 takes any."""
+        free = self._free.get(max_frame_bytes)
+        return free.pop() if free else Parser(max_frame_bytes, self._read_bytes)
+
+    def give_back(self, parser: Parser) -> None:
+        """Keep an empty parser for the next socket. One whose buffer has grown is let go: picows never shrinks it."""
+        if not parser.is_as_new:
+            return
+        bound = parser.max_frame_bytes
+        free = self._free.get(bound)
+        if free is None:
+            if len(self._free) >= _BOUNDS_KEPT:
+                self._free.clear()
+            free = self._free[bound] = []
+        if len(free) < _FREE_KEPT:
+            free.append(parser)
 
 
 class _StandIn:

@@ -17,16 +17,15 @@ from realtime.server.heads import Handshake, accepting_head, denying_head
 from realtime.server.messages import NO_CODE, Assembly, Violation, close_payload, header, read_close
 from realtime.server.parser import (
     CLOSE,
-    LARGE_BYTES,
+    CLOSE_FRAME,
     PING,
     PONG,
     TEXT,
-    ByteStream,
     ParsedFrame,
     Parser,
-    ParserListener,
-    open_parser,
+    lone_close,
 )
+from realtime.server.stream import Stream
 from realtime.transports import Receive, Take, TransportListener
 
 if TYPE_CHECKING:
@@ -65,14 +64,12 @@ class Phase(enum.IntEnum):
 
     CONNECTING = 0
     """The application has not answered the handshake."""
-    OPENING = 1
-    """It has accepted, and the socket is being handed to the parser."""
-    DENYING = 2
+    DENYING = 1
     """It is answering with an HTTP response."""
-    OPEN = 3
-    CLOSING = 4
+    OPEN = 2
+    CLOSING = 3
     """A close frame has been sent, and the peer's is awaited."""
-    CLOSED = 5
+    CLOSED = 4
 
 
 class _Hold(enum.IntFlag):
@@ -80,10 +77,9 @@ class _Hold(enum.IntFlag):
 
     QUEUE = 1
     CHAFF = 2
-    RESEAT = 4
 
 
-class NativeWebSocket(ParserListener):
+class NativeWebSocket:
     """
     One WebSocket, in its two roles.
 
@@ -112,16 +108,14 @@ class NativeWebSocket(ParserListener):
         "_ping",
         "_ping_sent_at",
         "_queue",
-        "_reseat_due",
         "_sends_in_row",
-        "_slow_bytes",
         "_sock",
         "_stream",
         "_take",
         "_task",
         "_timer",
         "_told",
-        "_unsent",
+        "_violation",
         "_waiter",
         "_writable",
         "_write_paused",
@@ -152,11 +146,10 @@ class NativeWebSocket(ParserListener):
         self._waiter: asyncio.Future[None] | None = None
         self._disconnect: Message | None = None
         self._told = False
-        self._stream: ByteStream | None = None
+        self._stream: Stream | None = None
         self._assembly: Assembly
         self._deflater: Deflater | None = None
         self._denial: list[Any] | None = None
-        self._unsent = b""
         self._closed_by_application = False
         self._late_sends = 0
         self._sends_in_row = 0
@@ -164,14 +157,14 @@ class NativeWebSocket(ParserListener):
         """When the socket was accepted, in seconds of the loop's clock; ``None`` if it never was."""
         self._held = 0
         self._parser: Parser | None = None
-        self._reseat_due = False
+        """Ours alone, while it holds a part of a frame."""
+        self._violation: tuple[int, str] | None = None
         self._chaff = 0
         self._heard = False
         self._late_pong: bytes | None = None
         self._ping: bytes | None = None
         self._ping_sent_at = 0.0
         self._write_paused = False
-        self._slow_bytes = 0
         self._writable: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -184,7 +177,8 @@ class NativeWebSocket(ParserListener):
         self._task = self._loop.create_task(self._run(), context=self._context)
         self._task.add_done_callback(self._application_ended)
         self._timer = self._loop.call_later(self._engine.options.connect_timeout, self._never_answered)
-        self._watch()
+        # In the next turn: an application that answers in this one need not be watched over.
+        self._loop.call_soon(self._watch)
 
     async def _run(self) -> None:
         await self._engine.application(self.scope, self.receive, self.send)
@@ -207,8 +201,6 @@ class NativeWebSocket(ParserListener):
             self.abort()
         elif self.phase is Phase.OPEN:
             self.close(*self._engine.closing_for(failed=error is not None, cancelled=task.cancelled()))
-        elif self.phase is Phase.OPENING:
-            self.abort()
         self._forget_if_over()
 
     def _never_answered(self) -> None:
@@ -242,6 +234,9 @@ class NativeWebSocket(ParserListener):
     def _forget_if_over(self) -> None:
         if self.phase is Phase.CLOSED and self._task is None:
             self._engine.forget(self)
+            # Both know this socket too, and reference counts would never free the three of them.
+            self.listener = None
+            self.scope = {}
 
     # ASGI: receive
 
@@ -306,14 +301,14 @@ class NativeWebSocket(ParserListener):
             if self._sends_in_row > _SENDS_IN_ROW:
                 await self._breathe()
             stream = self._stream
-            if stream is None or stream.is_closing():
+            if stream is None or stream.is_closing:
                 # The peer is gone and the loop is about to say so.
                 await asyncio.sleep(0)
             elif text is not None:
                 encoded = text.encode()
                 size = len(encoded)
                 if self._deflater is None and size < 126:
-                    stream.write_nocheck(_TEXT_HEADERS[size] + encoded)
+                    stream.write(_TEXT_HEADERS[size] + encoded)
                 else:
                     self._write_message(stream, _TEXT_OPCODE, encoded)
             else:
@@ -391,42 +386,23 @@ class NativeWebSocket(ParserListener):
         self._assembly = Assembly(
             self.max_message_bytes, self._deflater.inflate if self._deflater is not None else None
         )
-        self._unwatch(sock)
-        self._handshake = None
-        self.phase = Phase.OPENING
+        self._handshake = self._sock = None
         try:
-            self._unsent = _send_now(sock, head)
-            # From here on the transport owns the socket.
-            self._sock = None
-            self._parser = self._new_parser()
-            await open_parser(self._loop, sock, self._parser)
+            sent = _send_now(sock, head)
         except OSError:
+            self._unwatch(sock)
             sock.close()
             self._lost()
             raise SocketClosed("the client left while it was being accepted") from None
-
-    def connected(self, stream: ByteStream) -> None:
-        """The socket is being read: what comes now was sent after, or with, the handshake."""
-        if self.phase is not Phase.OPENING:
-            stream.abort()
-            return
-        self._stream = stream
+        self._stream = Stream(self._loop, sock, high=self._engine.options.write_buffer_bytes)
+        self._stream.hand_to(self)
+        if sent < len(head):
+            self._stream.write(head[sent:])
         self.phase = Phase.OPEN
         self.opened_at = self._loop.time()
         self._cancel_timer()
-        options = self._engine.options
-        stream.set_write_buffer_limits(high=options.write_buffer_bytes, low=options.write_buffer_bytes // 4)
-        if self._unsent:
-            stream.write_nocheck(self._unsent)
-            self._unsent = b""
+        self._stream.resume_reading()
         self._engine.opened(self)
-
-    def _new_parser(self) -> Parser:
-        return Parser(
-            self,
-            max_frame_bytes=self.max_message_bytes or (1 << 62),
-            read_buffer_bytes=self._engine.options.read_buffer_bytes,
-        )
 
     def refuse(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Answer the handshake in place of the application. Does nothing once that has been answered."""
@@ -479,7 +455,56 @@ class NativeWebSocket(ParserListener):
 
     # What the client sends
 
-    def on_ws_frame(self, transport: object, frame: ParsedFrame) -> None:
+    def readable(self, sock: socket.socket) -> None:
+        """Read once what the client sent, and handle each frame of it that is whole."""
+        parser = self._parser
+        if parser is None:
+            parser = self._engine.parsers.borrow(self.max_message_bytes)
+            room = parser.room
+        else:
+            room = parser.more_room()
+        try:
+            size = sock.recv_into(room)
+        except (BlockingIOError, InterruptedError):
+            size = -1
+        except OSError:
+            size = 0
+        if size > 0:
+            payload = lone_close(room[:size]) if room[0] == CLOSE_FRAME and self._parser is None else None
+            if payload is None:
+                parser.feed(size, self)
+                self._put_away(parser)
+            else:
+                self._engine.parsers.give_back(parser)
+                self._on_close(payload)
+        elif not size and self._stream is not None:
+            self._stream.close()
+
+    def _put_away(self, parser: Parser) -> None:
+        """Keep a parser that holds a part of a frame; return it if it holds none."""
+        if self._violation is not None:
+            self._parser = None
+            (code, reason), self._violation = self._violation, None
+            self._fail(code, reason)
+        elif parser.is_empty:
+            self._parser = None
+            self._engine.parsers.give_back(parser)
+        else:
+            self._parser = parser if self._stream is not None else None
+
+    def _on_close(self, payload: bytes) -> None:
+        """Answer a close frame, or take it as the answer to ours."""
+        if self.phase is Phase.OPEN:
+            self._lives()
+            try:
+                self._control(CLOSE, payload)
+            except Violation as violation:
+                self._fail(violation.code, violation.text)
+        elif self.phase is Phase.CLOSING and self._stream is not None:
+            self._stream.close()
+
+    def on_frame(self, frame: ParsedFrame) -> None:
+        """Handle one frame."""
         if self.phase is not Phase.OPEN:
             if self.phase is Phase.CLOSING and frame.msg_type is CLOSE and self._stream is not None:
                 self._stream.close()
@@ -514,9 +539,6 @@ class NativeWebSocket(ParserListener):
         except Violation as violation:
             self._fail(violation.code, violation.text)
             return
-        if (self._reseat_due or frame.payload_size > LARGE_BYTES) and not frame.tail_size:
-            self._hold(_Hold.RESEAT)
-            self._loop.call_soon(self._reseat)
         waiter = self._waiter
         if self._take is not None and waiter is not None and not waiter.done():
             event = self._take(payload)
@@ -589,19 +611,19 @@ class NativeWebSocket(ParserListener):
         stream = self._stream
         self._begin_closing(code, reason)
         self._stream = self._parser = None
-        Farewell(self._loop).begin(stream)
+        Farewell(self._loop, stream)
         self._tell_disconnected(code, reason)
         self._let_go()
 
     def violated(self, code: int, reason: str) -> None:
         """The parser gave up. A frame it had read before may still follow in this very call, so the end waits for it."""
         if self.phase is Phase.OPEN:
-            self._hold(_Hold.RESEAT)
-            self._loop.call_soon(self._fail, code, reason)
+            self._violation = code, reason
         elif self.phase is Phase.CLOSING and self._stream is not None:
             self._stream.abort()
 
-    def on_ws_disconnected(self, transport: object) -> None:
+    def lost(self) -> None:
+        """The socket is gone."""
         self._stream = self._parser = None
         self._lost()
 
@@ -615,15 +637,6 @@ class NativeWebSocket(ParserListener):
             self._held &= ~why
             if not self._held and self._stream is not None:
                 self._stream.resume_reading()
-
-    def _reseat(self) -> None:
-        """Continue with another parser: picows never gives back what a large message needed, nor changes its bound."""
-        if self.phase is Phase.OPEN and self._stream is not None:
-            self._reseat_due = False
-            self._parser = self._new_parser()
-            self._parser.prepare()
-            self._stream.set_protocol(self._parser)
-        self._release(_Hold.RESEAT)
 
     # The transport: what the layers above may do at any time
 
@@ -643,14 +656,7 @@ class NativeWebSocket(ParserListener):
     @property
     def buffered_bytes(self) -> int:
         stream = self._stream
-        if stream is None:
-            return 0
-        try:
-            return stream.get_write_buffer_size()
-        except RuntimeError:
-            # Asked from another thread, which the stream does not answer: an observer is told what waited
-            # when the peer became too slow, and nothing of what is on its way to one that is not.
-            return self._slow_bytes
+        return 0 if stream is None else stream.buffered_bytes
 
     @property
     def is_held(self) -> bool:
@@ -662,9 +668,9 @@ class NativeWebSocket(ParserListener):
             return
         deflater = self._deflater
         if deflater is None or frame.size < deflater.min_bytes:
-            self._stream.write_nocheck(frame.wire("plain", _plain))
+            self._stream.write(frame.wire("plain", _plain))
         elif deflater.share_key is not None:
-            self._stream.write_nocheck(frame.wire(deflater.share_key, deflater.wire_alone))
+            self._stream.write(frame.wire(deflater.share_key, deflater.wire_alone))
         else:
             payload = frame.payload
             if isinstance(payload, str):
@@ -673,14 +679,10 @@ class NativeWebSocket(ParserListener):
                 self._write_message(self._stream, _BINARY_OPCODE, payload)
 
     def limit_messages(self, size: int) -> None:
+        # A frame that has begun to come is still held to the bound that was.
         self.max_message_bytes = size
-        if self.phase is Phase.OPEN and self._parser is not None:
+        if self.phase is Phase.OPEN:
             self._assembly.max_bytes = size
-            if self._parser.is_empty:
-                self._reseat()
-            else:
-                # Between two frames there is a chance to.
-                self._reseat_due = True
 
     def attach(self, receive: Receive, take: Take, *, as_task: bool) -> bool:
         if getattr(receive, "__self__", None) is not self or asyncio.current_task() is not self._task:
@@ -751,14 +753,14 @@ class NativeWebSocket(ParserListener):
 
     def _write_frame(self, opcode: int, payload: bytes) -> None:
         if self._stream is not None:
-            self._stream.write_nocheck(header(opcode, len(payload)) + payload)
+            self._stream.write(header(opcode, len(payload)) + payload)
 
-    def _write_message(self, stream: ByteStream, opcode: int, payload: bytes) -> None:
+    def _write_message(self, stream: Stream, opcode: int, payload: bytes) -> None:
         deflater = self._deflater
         packed = None
         if deflater is not None and len(payload) >= deflater.min_bytes:
             packed = deflater.compress(payload)
-        stream.write_nocheck(
+        stream.write(
             header(opcode, len(payload)) + payload
             if packed is None
             else header(opcode, len(packed), rsv1=True) + packed
@@ -766,13 +768,11 @@ class NativeWebSocket(ParserListener):
 
     def pause_writing(self) -> None:
         self._write_paused = True
-        self._slow_bytes = self.buffered_bytes
         if self._writable is not None:
             self._writable.clear()
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        self._slow_bytes = 0
         if self._writable is not None:
             self._writable.set()
         if self._late_pong is not None:
@@ -795,9 +795,9 @@ def _plain(payload: str | bytes) -> bytes:
     return header(_BINARY_OPCODE, len(payload)) + payload
 
 
-def _send_now(sock: socket.socket, data: bytes) -> bytes:
-    """Write what the kernel takes at once; return the rest. Raise OSError if the peer is gone."""
+def _send_now(sock: socket.socket, data: bytes) -> int:
+    """Write what the kernel takes at once, and return how much that is. Raise OSError if the peer is gone."""
     try:
-        return data[sock.send(data) :]
+        return sock.send(data)
     except BlockingIOError:
-        return data
+        return 0

@@ -119,12 +119,34 @@ async def test_frames_sent_before_accept_wait_for_it() -> None:
         assert (await peer.frame()).data == b"early"
 
 
+async def test_sockets_share_a_parser_and_have_one_of_their_own_while_a_frame_is_on_its_way() -> None:
+    ones, others = Opened(), Opened()
+    apps = iter((ones, others))
+
+    async def each(scope: Message, receive: Any, send: Any) -> None:
+        await next(apps)(scope, receive, send)
+
+    async with native(each) as server, await server.opened() as one, await server.opened() as other:
+        await ones.wait()
+        await others.wait()
+        assert ones.transport._parser is None
+        whole = rawclient.text("in two parts")
+        one.send(whole[:7])
+        await until(lambda: ones.transport._parser is not None)
+        other.send(rawclient.text("between"))
+        assert (await others.receive())["text"] == "between"
+        one.send(whole[7:])
+        assert (await ones.receive())["text"] == "in two parts"
+        assert ones.transport._parser is others.transport._parser is None
+        ones.go.set()
+        others.go.set()
+
+
 async def test_large_message_does_not_keep_its_memory() -> None:
-    """The parser keeps what a large message needed; it is replaced, and nothing is lost with it."""
+    """A parser keeps what a large message needed; such a one is let go, and nothing is lost with it."""
     app = Opened()
     async with native(app) as server, await server.opened() as peer:
         await app.wait()
-        before = app.transport._stream.get_protocol()
         for number in range(3):
             peer.send(rawclient.frame(Opcode.BINARY, bytes([number]) * 300_000) + rawclient.text("next"))
             assert (await app.receive())["bytes"] == bytes([number]) * 300_000
@@ -132,9 +154,11 @@ async def test_large_message_does_not_keep_its_memory() -> None:
         await asyncio.sleep(0.01)
         peer.send(rawclient.frame(Opcode.BINARY, b"x" * 300_000))
         assert len((await app.receive())["bytes"]) == 300_000
-        await until(lambda: app.transport._stream.get_protocol() is not before)
+        await until(lambda: app.transport._parser is None)
         peer.send(rawclient.text("last"))
         assert (await app.receive())["text"] == "last"
+        assert app.transport._parser is None
+        assert len(server.engine.parsers.borrow(app.transport.max_message_bytes).room) == 2048
         app.go.set()
 
 
@@ -827,7 +851,8 @@ async def test_message_is_taken_in_the_call_that_brings_it_while_receive_is_awai
     async with native(app) as server, await server.opened() as peer:
         peer.send(rawclient.text("one") + rawclient.frame(Opcode.BINARY, b"two"))
         await until(lambda: len(taken) == 2)
-        assert app.attached and not app.received
+        assert app.attached
+        assert not app.received
         peer.send(rawclient.text("leave it") + rawclient.text("in order"))
         await until(lambda: len(app.received) == 2)
         assert app.received[0] == {"type": "own", "payload": "leave it"}
@@ -980,6 +1005,6 @@ async def test_messages_are_sent_at_once_and_not_when_the_peer_has_acknowledged_
     app = Opened()
     async with native(app) as server, await server.opened():
         await app.wait()
-        sock = app.transport._stream.get_extra_info("socket")
+        sock = app.transport._stream._sock
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         app.go.set()

@@ -167,10 +167,10 @@ class RealtimeSettings(AppSettings):
         256, "Shorter messages are sent as they are.", unit="bytes", minimum=0
     )
     read_buffer_bytes: int = setting(
-        2048,
-        "Memory each socket of the native engine keeps for what it receives; it grows for a large message, and back.",
+        4096,
+        "Most that the native engine reads from a socket at once. All sockets share the buffer; one has its own while a frame is on its way.",
         unit="bytes",
-        minimum=2048,
+        minimum=1024,
         maximum=1024 * 1024,
     )
     write_buffer_bytes: int = setting(

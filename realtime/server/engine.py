@@ -38,7 +38,7 @@ class Options:
 
     max_message_bytes: int = 1024 * 1024
     max_inbound_messages: int = 32
-    read_buffer_bytes: int = 2048
+    read_buffer_bytes: int = 4096
     write_buffer_bytes: int = 64 * 1024
     deflate: Policy | None = None
     connect_timeout: float = 5.0

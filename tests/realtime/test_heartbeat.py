@@ -135,8 +135,7 @@ class Life:
         self.pings.append(self.now)
 
     def _with(self, **changes: Any) -> Signs:
-        known = {name: getattr(self.signs, name) for name in Signs.__slots__}
-        return Signs(**known | changes)
+        return self.signs._replace(**changes)
 
     def looks(self) -> Iterator[tuple[Any, float]]:
         """Yield what is found at each look, and when the one before said to look, until it is closed."""

@@ -160,7 +160,7 @@ async def test_broadcast_is_compressed_once_for_all() -> None:
 
 
 @pytest.mark.setting("REALTIME_READ_BUFFER_BYTES")
-@pytest.mark.parametrize("size", [2048, 65536])
+@pytest.mark.parametrize("size", [1024, 65536])
 async def test_no_more_is_read_at_once_than_is_set(size: int) -> None:
     app = Opened()
     async with configured(app, read_buffer_bytes=size) as server, await server.opened() as peer:

@@ -158,7 +158,7 @@ async def test_large_message_does_not_keep_its_memory() -> None:
         peer.send(rawclient.text("last"))
         assert (await app.receive())["text"] == "last"
         assert app.transport._parser is None
-        assert len(server.engine.parsers.borrow(app.transport.max_message_bytes).room) == 2048
+        assert len(server.engine.parsers.borrow(app.transport.max_message_bytes).room) == 4096
         app.go.set()
 
 

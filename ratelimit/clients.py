@@ -59,7 +59,9 @@ def client_of(scope: Mapping[str, Any], trusted_proxies: tuple[str, ...], ipv6_p
     if address is None:
         text = text[:_LONGEST] or UNKNOWN
         return Client(text, text, port)
-    return Client(str(address), network_of(address, ipv6_prefix), port)
+    network = network_of(address, ipv6_prefix)
+    # The network of an IPv4 address is its text, and remembered.
+    return Client(network if address.version == 4 else str(address), network, port)
 
 
 def _peer(scope: Mapping[str, Any]) -> tuple[str, int | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -89,11 +90,12 @@ class Guard:
         self._user: str | None = None
         self._base = _EVERYTHING_OFF
         self._override: Limits | None = None
+        self._allowance: Allowance | None = None
         self._resolve()
 
     def enforce(self, **numbers: Any) -> None:
         """Enforce these fields of :class:`ratelimit.limits.Numbers`, unless the route has its own."""
-        self._base = dataclasses.replace(self._base, **numbers)
+        self._base = _with(self._base, **numbers)
         self._resolve()
 
     def apply(self, limits: Limits | None) -> None:
@@ -116,17 +118,18 @@ class Guard:
                 return self._too_big()
             # The search is all that an ordinary message pays for the exemption of the others.
             system = payload.find(SYSTEM_MARK, 0, SYSTEM_MARK_WITHIN) >= 0 and is_system(payload, size)
-            violation = self._allowance.spend(size, system, now)
+            violation = (self._allowance or self._begin()).spend(size, system, now)
         else:
             size = len(payload)
             if size > self._max_bytes:
                 return self._too_big()
-            violation = self._allowance.spend(size, False, now)
+            violation = (self._allowance or self._begin()).spend(size, False, now)
         return None if violation is None else self._limited(violation)
 
     def remaining(self, now: float) -> int | None:
         """Return how many messages may be sent at ``now`` (seconds, monotonic); ``None`` if that is not limited."""
-        return self._allowance.remaining(now)
+        # One that is made here is not kept: observers are in other threads.
+        return (self._allowance or Allowance(self.limits)).remaining(now)
 
     def enter(self, settings: RateLimitSettings, now: float) -> Refusal | None:
         """Count the socket among those of its network at ``now`` (seconds, monotonic), or return why it must not come in."""
@@ -182,6 +185,8 @@ class Guard:
 
     def release(self) -> None:
         """Give back all that the socket holds; it is gone."""
+        # What closes it knows the application, which knows the guard: reference counts would never free them.
+        self.closer = _nobody
         if self._entered:
             door.leave(self.network)
             self._entered = False
@@ -195,7 +200,12 @@ class Guard:
     def _resolve(self) -> None:
         self.limits = self._override.filled(self._base) if self._override is not None else self._base
         self._max_bytes = self.limits.max_message_bytes or sys.maxsize
+        self._allowance = None
+
+    def _begin(self) -> Allowance:
+        """Make the budgets: not before the first message, for many sockets never send one."""
         self._allowance = Allowance(self.limits)
+        return self._allowance
 
     def _too_big(self) -> Verdict:
         counters.process.count_oversized()
@@ -214,6 +224,16 @@ class Guard:
             )
             return Verdict(close=RATE_LIMITED)
         return Verdict(notice=rate_limited(violation)) if violation.warn else SWALLOW
+
+
+@functools.lru_cache(maxsize=64)
+def _with(base: Numbers, **numbers: Any) -> Numbers:
+    """Return ``base`` with other numbers. The sockets of a server share what is returned, as they share its settings."""
+    return dataclasses.replace(base, **numbers)
+
+
+def _nobody(reason: CloseReason) -> None:
+    """Close nothing: the socket is gone."""
 
 
 door: Final[Admission[Guard]] = Admission()

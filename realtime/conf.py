@@ -168,7 +168,8 @@ class RealtimeSettings(AppSettings):
     )
     read_buffer_bytes: int = setting(
         4096,
-        "Most that the native engine reads from a socket at once. All sockets share the buffer; one has its own while a frame is on its way.",
+        "Most that the native engine reads from a socket at once. Sockets share the buffer;"
+        " one has its own while a frame is on its way.",
         unit="bytes",
         minimum=1024,
         maximum=1024 * 1024,

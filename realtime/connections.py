@@ -240,15 +240,22 @@ class Connection:
 
     # What observers see.
 
+    @property
+    def address(self) -> str:
+        """The client's address; empty for a client that has none."""
+        if self.guard is not None:
+            return self.guard.address
+        client = self.scope.get("client")
+        return str(client[0] or "") if client else ""
+
     def info(self) -> ConnectionInfo:
         """Return this connection as it is now. Safe from any thread."""
         scope, guard, now = self.scope, self.guard, time.monotonic()
-        client = scope.get("client") or ("", 0)
         return ConnectionInfo(
             id=self.id,
             user_id=self.user_id,
             user=self.user_label if self.user_id is not None else "",
-            address=guard.address if guard is not None else str(client[0] or ""),
+            address=self.address,
             path=scope.get("path", ""),
             route=_route_of(scope),
             node=self.node.name,

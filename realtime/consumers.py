@@ -102,9 +102,11 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.handlers = handlers.gather(cls, RealtimeConsumer)
+        cls._consumer_name = f"{cls.__module__}.{cls.__qualname__}"
         cls._overrides_receive = cls.receive is not RealtimeConsumer.receive
         cls._overrides_receive_json = cls.receive_json is not RealtimeConsumer.receive_json
 
+    _consumer_name = f"{__module__}.{__qualname__}"
     _overrides_receive = False
     _overrides_receive_json = False
 
@@ -237,7 +239,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             transport=transport_of(scope, send),
             scope=scope,
             settings=self._settings,
-            consumer=f"{type(self).__module__}.{type(self).__qualname__}",
+            consumer=self._consumer_name,
             limits=self.limits,
             speaks_protocol=self.speaks_protocol,
         )
@@ -309,7 +311,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             await self.close()
 
     async def _receive_loop(self, receive: Receive) -> None:
-        inflow = self._inflow = Inflow(self.connection, receive)
+        inflow = Inflow(self.connection, receive)
         concurrency = self.concurrency or self._settings.handler_concurrency
         if concurrency == 1:
             inflow.attach(self._handle)
@@ -504,13 +506,12 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
                 "version": envelope.VERSION,
             },
         )
-        info = connection.info()
         logger.info(
             "socket opened",
             client=connection.id,
-            path=info.path,
-            address=info.address,
-            user=info.user or None,
+            path=self.scope.get("path", ""),
+            address=connection.address,
+            user=connection.user_label or None,
         )
         await signals.tell(signals.client_connected, type(self), connection=connection)
 
@@ -557,8 +558,10 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """Run the application's ``disconnect()`` and leave Channels' groups; neither can keep the other from running."""
         code = self._close_code if self._close_code is not None else 1006
         try:
-            async with asyncio.timeout(self._settings.handler_timeout or None):
-                await self.disconnect(code)
+            rest = step(self.disconnect(code))
+            if rest is not None:
+                async with asyncio.timeout(self._settings.handler_timeout or None):
+                    await rest
         except StopConsumer:
             pass
         except Exception:

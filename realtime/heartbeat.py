@@ -7,8 +7,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from ratelimit.logs import get_logger
 from realtime.close_codes import HEARTBEAT_TIMEOUT, RESTART, SERVER_ERROR
@@ -29,8 +28,7 @@ HELD_LOOK = 1.0
 """Seconds after which a socket that is held is looked at again, at the latest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(NamedTuple):
     """How long a socket may be silent, idle and open, in seconds; 0 is for ever."""
 
     interval: float
@@ -39,8 +37,7 @@ class Patience:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
-class Signs:
+class Signs(NamedTuple):
     """What is known of one socket, in monotonic seconds."""
 
     opened: float

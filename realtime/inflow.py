@@ -94,6 +94,8 @@ class Inflow:
             else:
                 self.ended = True
                 self.code = message.get("code")
+                # What handled messages knows the connection, as this does: reference counts would never free them.
+                self._handle = passed
         return None
 
     def _take(self, payload: Payload) -> dict[str, Any] | None:

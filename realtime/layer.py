@@ -57,6 +57,8 @@ class OwnChannel:
     async def close(self) -> None:
         """Stop listening."""
         self._closed = True
+        # The consumer knows this channel as well: reference counts would never free them.
+        self._deliver = _nobody
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
@@ -94,3 +96,7 @@ class OwnChannel:
                 continue
             failing = False
             await self._deliver(message)
+
+
+async def _nobody(message: dict[str, Any]) -> None:
+    """Take what comes after the end."""

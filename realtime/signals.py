@@ -26,7 +26,7 @@ logger = get_logger("realtime")
 
 async def tell(signal: Signal, sender: Any, **named: Any) -> None:
     """Send ``signal``; nothing at all is done when nobody listens."""
-    if not signal.has_listeners(sender):
+    if not signal.receivers or not signal.has_listeners(sender):
         return
     for receiver, outcome in await signal.asend_robust(sender, **named):
         if isinstance(outcome, Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from daphne.utils import parse_x_forwarded_for
@@ -56,7 +57,7 @@ class NativeHalf:
             options_of(server, settings),
             loop=loop,
             forwarded=self._forwarded if server.proxy_forwarded_address_header else None,
-            on_action=lambda action, details: server.log_action("websocket", action, details),
+            on_action=partial(server.log_action, "websocket") if server.action_logger else None,
         )
         self._front = Front(loop, http=self._serve_http, websocket=self.engine.begin)
 

@@ -317,3 +317,22 @@ async def test_a_table_that_changes_while_a_socket_is_judged_misses_nobody(banne
     finally:
         guards.open_guards.discard(guard)
     assert guard.closed == [POLICY]
+
+
+async def test_budgets_are_full_before_the_first_message_and_asking_does_not_spend_them():
+    guard = Watched(messages_per_window=2, message_window=60)
+    assert [guard.remaining(0.0), guard.remaining(0.0)] == [2, 2]
+    assert guard.says() is None
+    assert guard.remaining(0.0) == 1
+
+
+async def test_nothing_is_closed_after_the_socket_is_gone():
+    guard = Watched()
+    guard.release()
+    guard.close(POLICY)
+    assert guard.closed == []
+
+
+async def test_sockets_with_the_same_limits_share_their_numbers():
+    assert Watched(messages_per_window=3).limits is Watched(messages_per_window=3).limits
+    assert Watched(messages_per_window=3).limits != Watched(messages_per_window=4).limits

@@ -143,3 +143,21 @@ def test_limiting_one_address_over_and_over_is_one_line(caplog, monkeypatch):
     now = 10.0
     log_limited("connection refused", reason="address_rate", address="192.0.2.1")
     assert caplog.records[-1].suppressed == 999
+
+
+def test_a_line_whose_level_is_off_is_not_even_put_together(name, monkeypatch):
+    stream = written(name, logging.Formatter("%(message)s"))
+    put_together = []
+    info = structlog.stdlib.BoundLogger.info
+
+    def counting(*arguments, **values):
+        put_together.append(values)
+        return info(*arguments, **values)
+
+    monkeypatch.setattr(structlog.stdlib.BoundLogger, "info", counting)
+    logging.getLogger(name).setLevel(logging.WARNING)
+    get_logger(name).info("socket opened", client=1)
+    assert (stream.getvalue(), put_together) == ("", [])
+    logging.getLogger(name).setLevel(logging.INFO)
+    get_logger(name).info("socket opened", client=2)
+    assert (stream.getvalue(), put_together) == ("socket opened\n", [{"client": 2}])

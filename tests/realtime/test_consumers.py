@@ -624,7 +624,7 @@ async def test_rooms_are_left_even_if_disconnect_raises(caplog: pytest.LogCaptur
     assert "disconnect() failed" in caplog.text
 
 
-async def test_a_disconnect_that_never_ends_is_cut_off() -> None:
+async def test_a_disconnect_that_never_ends_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
     class Hangs(RealtimeConsumer):
         async def disconnect(self, code: int) -> None:
             await asyncio.Event().wait()
@@ -633,6 +633,7 @@ async def test_a_disconnect_that_never_ends_is_cut_off() -> None:
         async with connect(Hangs.as_asgi()) as socket:
             await socket.expect("system.welcome")
     assert len(nodes.current().registry) == 0
+    assert "disconnect() failed" in caplog.text
 
 
 @pytest.mark.setting("REALTIME_MAX_CONCURRENT_CLEANUP")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.test import override_settings
 
 from realtime.server import install
 from realtime.server.inbox import Inbox
-from realtime.server.server import Server, Turns
+from realtime.server.server import Server, Turns, _settle
 from tests.acceptance.processes import run
 
 
@@ -97,6 +98,15 @@ async def test_an_application_that_fails_is_reported_to_its_socket_and_logged_on
     await server.quiet()
     assert protocol.ended == [True]
     assert [record.getMessage() for record in caplog.records] == ["Exception inside application: on purpose"]
+
+
+def test_what_was_loaded_is_not_looked_through_for_garbage_again() -> None:
+    before = gc.get_freeze_count()
+    try:
+        _settle()
+        assert gc.get_freeze_count() > before + 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_under_another_server_no_reactor_is_installed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 import socket
 from collections.abc import Iterator
@@ -13,8 +14,16 @@ import pytest
 import uvloop
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from ratelimit.guards import Guard
+from ratelimit.middleware import RateLimit
+from ratelimit.sockets import GuardedSocket
+from realtime.connections import Connection
+from realtime.consumers import RealtimeConsumer
 from realtime.frames import Frame
-from realtime.server.websocket import SocketClosed
+from realtime.server.parser import Parser
+from realtime.server.websocket import NativeWebSocket, SocketClosed
+from realtime.sockets import WebSocket
+from realtime.sockets import websocket as websocket_function
 from realtime.stepping import step
 from tests.acceptance import rawclient
 from tests.acceptance.rawclient import Opcode
@@ -394,6 +403,85 @@ async def test_client_that_closes_is_answered_and_the_application_told(
         assert await peer.ended() == b""
         assert await app.end() == {"type": "websocket.disconnect", "code": code, "reason": reason}
         assert [event.get("text") for event in app.events] == ["last", None]
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered", "code", "reason"),
+    [
+        pytest.param(rawclient.close(1000, "grüße"), 1000, 1000, "grüße", id="code and reason"),
+        pytest.param(rawclient.close(4321, "x" * 123), 4321, 4321, "x" * 123, id="longest"),
+        pytest.param(rawclient.close(None), 1000, 1005, "", id="neither"),
+        pytest.param(rawclient.close(1005), 1002, 1002, None, id="code that must not be sent"),
+        pytest.param(rawclient.frame(Opcode.CLOSE, b"\x03"), 1002, 1002, None, id="half a code"),
+        pytest.param(rawclient.frame(Opcode.CLOSE, b"\x03\xe8\xff"), 1007, 1007, None, id="not UTF-8"),
+        pytest.param(b"\x88\x02\x03\xe8", 1002, 1002, None, id="unmasked"),
+    ],
+)
+async def test_close_frame_that_comes_alone_is_read_as_any_other(
+    sent: bytes, answered: int, code: int, reason: str | None
+) -> None:
+    app = Recorder()
+    async with native(app) as server:
+        for _ in range(3):
+            async with await server.opened() as peer:
+                peer.send(sent)
+                assert (await peer.closed())[0] == answered
+                assert await peer.ended() == b""
+            heard = await app.end()
+            assert (heard["code"], heard["reason"]) == (code, heard["reason"] if reason is None else reason)
+            await server.empty()
+
+
+async def test_sockets_that_end_with_a_close_frame_leave_the_parser_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+    monkeypatch.setattr(Parser, "__init__", counting(Parser.__init__, made))
+    async with native(Recorder()) as server:
+        for _ in range(5):
+            async with await server.opened() as peer:
+                peer.send(rawclient.text("hello"))
+                peer.send(rawclient.close(1000))
+                await peer.closed()
+            await server.empty()
+    assert len(made) == 1
+
+
+def counting(method: Any, calls: list[Any]) -> Any:
+    def counted(*arguments: Any, **named: Any) -> None:
+        calls.append(arguments)
+        method(*arguments, **named)
+
+    return counted
+
+
+@websocket_function()
+async def listening(ws: WebSocket) -> None:
+    async for _ in ws:
+        pass
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("application", [RealtimeConsumer.as_asgi(), listening], ids=["consumer", "function"])
+async def test_a_socket_that_is_gone_is_freed_without_the_garbage_collector(application: Any) -> None:
+    """And with it the consumer, the guard and the rest that knew it."""
+    kinds = (NativeWebSocket, Connection, Guard, GuardedSocket, RealtimeConsumer)
+
+    def alive() -> list[object]:
+        return [one for one in gc.get_objects() if isinstance(one, kinds)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with native(RateLimit(application)) as server:
+            async with await server.opened() as peer:
+                assert len(alive()) == len(kinds)
+                peer.send(rawclient.close(1000))
+                await peer.ended()
+            await server.empty()
+            await until(lambda: not alive())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("how", ["abort", "write_eof"])

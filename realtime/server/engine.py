@@ -15,7 +15,7 @@ from realtime.server.deflate import Policy
 from realtime.server.farewell import Farewell
 from realtime.server.heads import HandshakeRefused, Head, Headers, denying_head, handshake
 from realtime.server.parser import Parsers
-from realtime.server.stream import Stream
+from realtime.server.stream import Cork, Stream
 from realtime.server.websocket import NativeWebSocket
 
 logger = logging.getLogger("realtime")
@@ -82,6 +82,7 @@ class Engine:
         self.sockets: set[NativeWebSocket] = set()
         self.draining = False
         self.parsers = Parsers(options.read_buffer_bytes)
+        self.cork = Cork()
         self._forwarded = forwarded
         self._on_action = on_action
         self._empty = asyncio.Event()
@@ -141,7 +142,7 @@ class Engine:
         if body and not any(name.lower() == b"content-type" for name, _ in headers):
             named = [*named, (b"content-type", b"text/plain; charset=utf-8")]
         data = denying_head(status, named, body_bytes=len(body)) + body
-        Farewell(self.loop, Stream(self.loop, sock), data)
+        Farewell(self.loop, Stream(self.loop, sock, self.cork), data)
 
     # What sockets report
 

@@ -27,6 +27,34 @@ class StreamUser(Protocol):
         """The socket is closed. Called once, and not from within a call to the stream."""
 
 
+class Cork:
+    """
+    Holds back what the streams of one loop write while what one client sent is handled.
+
+    Several answers to it, or several messages to everybody, then leave in one call for each socket.
+
+    """
+
+    __slots__ = ("_streams", "held")
+
+    def __init__(self) -> None:
+        self.held = False
+        """Whether streams are to wait."""
+        self._streams: list[Stream] = []
+
+    def wait_for(self, stream: Stream) -> None:
+        """Have ``stream`` called when the cork is pulled."""
+        self._streams.append(stream)
+
+    def pull(self) -> None:
+        """Let everything out."""
+        self.held = False
+        if self._streams:
+            streams, self._streams = self._streams, []
+            for stream in streams:
+                stream.uncork()
+
+
 class Stream:
     """
     The socket of one connection, in the event loop.
@@ -40,6 +68,7 @@ class Stream:
         "_backlog",
         "_backlog_bytes",
         "_closing",
+        "_cork",
         "_high",
         "_is_slow",
         "_loop",
@@ -48,22 +77,26 @@ class Stream:
         "_sock",
         "_user",
         "_write_ends",
+        "_writing",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, *, high: int = 65536) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, cork: Cork, *, high: int = 65536
+    ) -> None:
         """
         Own ``sock``, which does not block. ``high`` is the bytes that may wait before the user is told.
 
         Nothing is done until it is handed to somebody.
 
         """
+        self._cork = cork
         self._loop = loop
         self._sock: socket.socket | None = sock
         self._user: StreamUser
         self._high, self._low = high, high // 4
         self._backlog: deque[bytes | memoryview] | None = None
         self._backlog_bytes = 0
-        self._reading = self._closing = self._is_slow = self._write_ends = False
+        self._reading = self._writing = self._closing = self._is_slow = self._write_ends = False
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Without it the second of two messages waits 40 ms for the peer to acknowledge the first.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -101,58 +134,84 @@ class Stream:
     # Writing
 
     def write(self, data: bytes) -> None:
-        """Send ``data`` now, as much as goes, and the rest when it does."""
-        if self._closing or self._write_ends or self._sock is None:
+        """Send ``data`` now, or when the cork is pulled; as much as goes, and the rest when it does."""
+        sock, backlog = self._sock, self._backlog
+        if self._closing or self._write_ends or sock is None:
             return
-        rest: bytes | memoryview = data
-        if not self._backlog:
+        if backlog is None:
+            self._begin(sock, data)
+            return
+        backlog.append(data)
+        self._backlog_bytes += len(data)
+        if self._backlog_bytes > self._high and not self._is_slow:
+            self.uncork()
+
+    def _begin(self, sock: socket.socket, data: bytes) -> None:
+        """Write where nothing waits."""
+        sent = 0
+        if not self._cork.held:
             try:
-                sent = self._sock.send(data)
+                sent = sock.send(data)
             except (BlockingIOError, InterruptedError):
-                sent = 0
+                pass
             except OSError:
                 self.abort()
                 return
             if sent == len(data):
                 return
-            rest = memoryview(data)[sent:]
-            self._backlog = deque()
-            self._loop.add_writer(self._sock.fileno(), self._flush)
-        self._keep(rest)
+        self._backlog = deque((memoryview(data)[sent:] if sent else data,))
+        self._backlog_bytes = len(data) - sent
+        if not self._cork.held:
+            self._wait()
+        elif self._backlog_bytes > self._high:
+            self.uncork()
+        else:
+            self._cork.wait_for(self)
 
-    def _keep(self, rest: bytes | memoryview) -> None:
-        if self._backlog is not None:
-            self._backlog.append(rest)
-            self._backlog_bytes += len(rest)
+    def uncork(self) -> None:
+        """Send what waits, as much as goes; the rest when it does."""
+        self._send()
+        if self._backlog:
+            self._wait()
+
+    def _wait(self) -> None:
+        """The kernel takes no more: be called when it does, and tell the user if too much waits."""
+        if not self._writing and self._sock is not None:
+            self._writing = True
+            self._loop.add_writer(self._sock.fileno(), self._send)
         if self._backlog_bytes > self._high and not self._is_slow:
             self._is_slow = True
             self._user.pause_writing()
 
-    def _flush(self) -> None:
+    def _send(self) -> None:
         backlog, sock = self._backlog, self._sock
-        if backlog is None or sock is None:
+        if not backlog or sock is None:
             return
         try:
-            sent = sock.sendmsg([backlog[number] for number in range(min(len(backlog), _PARTS_AT_ONCE))])
+            if len(backlog) == 1:
+                sent = sock.send(backlog[0])
+            else:
+                sent = sock.sendmsg([backlog[number] for number in range(min(len(backlog), _PARTS_AT_ONCE))])
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self.abort()
             return
         self._backlog_bytes -= sent
-        while sent:
-            first = backlog.popleft()
-            if sent < len(first):
-                backlog.appendleft(memoryview(first)[sent:])
-                break
-            sent -= len(first)
-        if not backlog:
+        if self._backlog_bytes:
+            _take_off(backlog, sent)
+        else:
             self._backlog = None
-            self._loop.remove_writer(sock.fileno())
+            self._stop_writing(sock)
             self._flushed(sock)
         if self._is_slow and self._backlog_bytes <= self._low:
             self._is_slow = False
             self._user.resume_writing()
+
+    def _stop_writing(self, sock: socket.socket) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(sock.fileno())
 
     def _flushed(self, sock: socket.socket) -> None:
         if self._closing:
@@ -193,9 +252,18 @@ class Stream:
         sock, self._sock = self._sock, None
         if sock is None:
             return
-        if self._backlog is not None:
-            self._loop.remove_writer(sock.fileno())
-            self._backlog = None
-            self._backlog_bytes = 0
+        self._stop_writing(sock)
+        self._backlog = None
+        self._backlog_bytes = 0
         sock.close()
         self._loop.call_soon(self._user.lost)
+
+
+def _take_off(backlog: deque[bytes | memoryview], size: int) -> None:
+    """Take the first ``size`` bytes off ``backlog``, which holds more."""
+    while size:
+        first = backlog.popleft()
+        if size < len(first):
+            backlog.appendleft(memoryview(first)[size:])
+            return
+        size -= len(first)

@@ -394,7 +394,9 @@ class NativeWebSocket:
             sock.close()
             self._lost()
             raise SocketClosed("the client left while it was being accepted") from None
-        self._stream = Stream(self._loop, sock, high=self._engine.options.write_buffer_bytes)
+        self._stream = Stream(
+            self._loop, sock, self._engine.cork, high=self._engine.options.write_buffer_bytes
+        )
         self._stream.hand_to(self)
         if sent < len(head):
             self._stream.write(head[sent:])
@@ -472,13 +474,21 @@ class NativeWebSocket:
         if size > 0:
             payload = lone_close(room[:size]) if room[0] == CLOSE_FRAME and self._parser is None else None
             if payload is None:
-                parser.feed(size, self)
-                self._put_away(parser)
+                self._read(parser, size)
             else:
                 self._engine.parsers.give_back(parser)
                 self._on_close(payload)
         elif not size and self._stream is not None:
             self._stream.close()
+
+    def _read(self, parser: Parser, size: int) -> None:
+        cork = self._engine.cork
+        cork.held = True
+        try:
+            parser.feed(size, self)
+            self._put_away(parser)
+        finally:
+            cork.pull()
 
     def _put_away(self, parser: Parser) -> None:
         """Keep a parser that holds a part of a frame; return it if it holds none."""

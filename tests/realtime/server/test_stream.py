@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from realtime.server.stream import Stream
+from realtime.server.stream import Cork, Stream
 from tests.realtime.server.engines import until
 
 BIG = b"0123456789abcdef" * 65536
@@ -48,7 +48,7 @@ async def pair() -> AsyncIterator[tuple[User, socket.socket]]:
     ours, peer = socket.socketpair()
     ours.setblocking(False)
     peer.setblocking(False)
-    user = User(Stream(asyncio.get_running_loop(), ours, high=100_000))
+    user = User(Stream(asyncio.get_running_loop(), ours, Cork(), high=100_000))
     yield user, peer
     user.stream.abort()
     peer.close()
@@ -93,6 +93,31 @@ async def test_what_the_kernel_does_not_take_waits_and_arrives_in_order(
     await until(lambda: user.stream.buffered_bytes == 0)
     user.stream.write(b"later")
     assert await read(peer, 5) == b"later"
+
+
+async def test_a_cork_holds_back_what_is_written_and_lets_it_out_in_order() -> None:
+    ours, peer = socket.socketpair()
+    ours.setblocking(False)
+    peer.setblocking(False)
+    cork = Cork()
+    user = User(Stream(asyncio.get_running_loop(), ours, cork, high=100))
+    user.stream.write(b"at once ")
+    cork.held = True
+    user.stream.write(b"one ")
+    user.stream.write(b"two ")
+    assert peer.recv(100) == b"at once "
+    assert user.stream.buffered_bytes == 8
+    cork.pull()
+    assert peer.recv(100) == b"one two "
+    assert (user.stream.buffered_bytes, user.told) == (0, [])
+    cork.held = True
+    for _ in range(3):
+        user.stream.write(b"x" * 60)
+    assert len(peer.recv(1000)) == 120, "more than may wait goes out although there is a cork"
+    user.stream.close()
+    cork.pull()
+    assert await everything(peer) == b"x" * 60
+    peer.close()
 
 
 async def test_user_is_told_once_when_too_much_waits_and_once_when_it_is_gone(

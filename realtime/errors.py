@@ -7,8 +7,10 @@ RealtimeError
 ├── ChannelLayerMissing     no channel layer is configured
 ├── PublishError            a publish that reached nobody it should have
 │   ├── PublishQueueFull    too many publishes wait in this process
-│   └── MissingTarget       a target that names nobody, such as ``None``
+│   ├── MissingTarget       a target that names nobody, such as ``None``
+│   └── StateUnavailable    what nodes share cannot be reached, or refuses
 ├── SessionDataError        session data that cannot be kept
+├── TaskError               a background job that is told in a way it cannot be
 └── SocketClosed            a message for a socket that is gone
 
 """
@@ -57,8 +59,16 @@ class MissingTarget(PublishError, ValueError):
     """The target names nobody. ``None`` never means everybody: use ``broadcast`` for that."""
 
 
+class StateUnavailable(PublishError):
+    """What nodes share cannot be reached, or refuses. Whether it did what was asked is not known; ask again later."""
+
+
 class SessionDataError(RealtimeError, ValueError):
     """Session data that cannot be kept."""
+
+
+class TaskError(RealtimeError, ValueError):
+    """A background job that is told in a way it cannot be: begun twice, or with a result that is too large."""
 
 
 class SocketClosed(RealtimeError, OSError):

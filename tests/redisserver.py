@@ -39,10 +39,17 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running(binary: Path, host: str = "127.0.0.1") -> Iterator[RedisServer]:
-    """Run ``binary`` until the block ends. Raise RuntimeError with its output if it does not come up."""
+def running(
+    binary: Path, *options: str, host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[RedisServer]:
+    """
+    Run ``binary`` until the block ends, on a free port if none is given.
+
+    ``options`` come after our own and so win. Raise RuntimeError with its output if it does not come up.
+
+    """
     with tempfile.TemporaryDirectory(prefix="channels-ops-redis-") as folder:
-        port = _free_port(host)
+        port = port or free_port(host)
         log = Path(folder) / "redis.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -58,6 +65,7 @@ def running(binary: Path, host: str = "127.0.0.1") -> Iterator[RedisServer]:
                     "",
                     "--appendonly",
                     "no",
+                    *options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -76,7 +84,8 @@ def running(binary: Path, host: str = "127.0.0.1") -> Iterator[RedisServer]:
                 process.wait()
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """Return a port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]

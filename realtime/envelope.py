@@ -10,6 +10,7 @@ import msgspec
 
 from realtime.errors import ClientError
 from realtime.frames import Frame
+from realtime.history import Recovery
 
 VERSION = 1
 MAX_DEPTH = 64
@@ -99,6 +100,26 @@ def error(problem: ClientError, *, errors_left: int | None, id: str | None = Non
     return system("error", data)
 
 
+def recovered(room: str, recovery: Recovery[Any], count: int) -> Frame:
+    """Return what became of the messages that were missed; ``count`` of them follow."""
+    return system(
+        "recovered",
+        {
+            "room": room,
+            "complete": recovery.complete,
+            "count": count,
+            "from": recovery.start,
+            "to": recovery.to,
+            "epoch": recovery.epoch,
+        },
+    )
+
+
 def presence(room: str, joins: Iterable[Any], leaves: Iterable[Any]) -> Frame:
     """Return the change of who is in ``room``."""
     return system("presence", {"room": room, "joins": list(joins), "leaves": list(leaves)})
+
+
+def presence_count(room: str, count: int) -> Frame:
+    """Return how many are in ``room``."""
+    return system("presence", {"room": room, "count": count})

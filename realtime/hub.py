@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-from channels.layers import InMemoryChannelLayer, get_channel_layer
-from django.utils.crypto import salted_hmac
 
 from ratelimit.logs import get_logger
 from realtime import envelope
+from realtime.arrivals import Arrivals
+from realtime.attendance import Attendance
 from realtime.catchup import CatchUp
 from realtime.close_codes import CloseReason
 from realtime.conf import get_settings
+from realtime.courier import PROCESS, Courier, crossing_layer
 from realtime.errors import ClientError, PublishQueueFull
 from realtime.frames import Frame
-from realtime.rooms import Room, checked_name
+from realtime.history import Entry, Place, Recovery, Ring, Sequencer, Shelf
+from realtime.repairs import Repairs
+from realtime.rooms import Line, Room, checked_name, history_of, line_of
 
 if TYPE_CHECKING:
     from realtime.connections import Connection
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 logger = get_logger("realtime")
 
-PROCESS = secrets.token_hex(8)
-"""Names this process to the others, so that it ignores its own messages."""
-
 EVERYONE = "realtime.nodes"
 """The group every process is in."""
 
@@ -40,14 +38,11 @@ NODE_LEASE = 15.0
 """Seconds after which a node that has not been heard of is no longer counted."""
 
 ANNOUNCE_INTERVAL = 5.0
-PRESENCE_DELAY = 0.05
-"""Seconds that changes of a room's presence are gathered, so that a reload shows nobody leaving."""
-
 LAYER_PATIENCE = 2.0
 """Seconds that joining a room waits for a channel layer that does not answer."""
 
-GIVE_UP = 30.0
-"""Seconds a message waits for a channel layer that does not answer before it is given up."""
+MAX_WAITING, MAX_WAITING_BYTES = 1000, 1024 * 1024
+"""Messages of one room that may wait for one before them; what is more is fetched like the missing ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +57,10 @@ class BroadcastResult:
     """Processes it was handed to, this one included, as far as they are known."""
     behind: int = 0
     """Of a publish that waited: sockets of this process that had not caught up all the same."""
+    offset: int | None = None
+    """Where it is in the history of its room; ``None`` where it has none."""
+    duplicate: bool = False
+    """Whether it had been published before, so that it reached nobody again."""
 
     def __add__(self, other: BroadcastResult) -> BroadcastResult:
         return BroadcastResult(
@@ -69,6 +68,8 @@ class BroadcastResult:
             self.failed + other.failed,
             max(self.nodes, other.nodes),
             self.behind + other.behind,
+            other.offset if self.offset is None else self.offset,
+            self.duplicate or other.duplicate,
         )
 
 
@@ -83,22 +84,6 @@ class _Delivery:
     done: asyncio.Future[BroadcastResult]
 
 
-@dataclass(frozen=True, slots=True)
-class _Outgoing:
-    """A message that waits for the channel layer."""
-
-    queued: float
-    """When it was queued; monotonic seconds."""
-    message: dict[str, Any]
-    gone: asyncio.Future[None] | None
-    """Set when it was handed over, or given up."""
-
-    def leave(self) -> None:
-        """Tell who waits for it."""
-        if self.gone is not None and not self.gone.done():
-            self.gone.set_result(None)
-
-
 class Hub:
     """
     The rooms of one node, and the node's ear in the channel layer.
@@ -111,64 +96,103 @@ class Hub:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.rooms: dict[str, Room] = {}
-        layer = get_channel_layer()
-        # A layer that does not leave the process has nobody to carry anything to.
-        self.layer = None if layer is None or isinstance(layer, InMemoryChannelLayer) else layer
+        self.layer = crossing_layer()
+        self.courier = Courier(self.layer, node.counters)
+        self.repairs = Repairs(self, node.state)
+        self.arrivals = Arrivals(self)
+        self.attendance = Attendance(node)
         self._channel: str | None = None
         self._deliveries: deque[_Delivery] = deque()
         self._delivering: asyncio.Task[None] | None = None
-        self._outgoing: deque[_Outgoing] = deque()
-        self._has_outgoing = asyncio.Event()
         self._peers: dict[str, float] = {}
         self._out_of_sync: set[str] = set()
         self._subscribed = asyncio.Event()
+        self._shelf: Shelf | None = None
 
     # What observers see.
 
     @property
     def queue_size(self) -> int:
         """Publishes that wait: for a turn here, or for the channel layer."""
-        return len(self._deliveries) + len(self._outgoing)
+        return len(self._deliveries) + len(self.courier)
 
     def known_nodes(self) -> int:
         """Return how many processes are known to be alive, this one included."""
+        if self._node.has_others:
+            return self._node.census.processes
+        if not self._peers:
+            return 1
         horizon = time.monotonic() - NODE_LEASE
         return 1 + sum(1 for heard in self._peers.values() if heard > horizon)
 
     # Rooms.
 
     async def join(
-        self, connection: Connection, name: str, *, presence: dict[str, Any] | None = None
+        self,
+        connection: Connection,
+        name: str,
+        *,
+        presence: dict[str, Any] | None = None,
+        counts: bool = False,
     ) -> Room:
         """
         Let a connection into a room.
 
-        With ``presence`` it is seen there: that is what others see of it. Returns when the channel
-        layer sends the room to this process too, or has failed to: then that is tried again until it works.
+        With ``presence`` it is seen there: that is what others see of it, and with ``counts`` they see only how many
+        they are. Returns when the channel layer sends the room to this process too, or has failed to: then that is
+        tried again until it works.
+
+        Into a room with history it has only one foot in the door: ``arrivals`` brings it to where the room is.
 
         """
-        room = self.rooms.get(checked_name(name)) or self.rooms.setdefault(name, Room(name))
+        room = self.rooms.get(checked_name(name)) or self._begun(name)
         if name not in connection.rooms and len(connection.rooms) >= get_settings().max_rooms:
             raise ClientError("too_many_rooms", f"You are in {len(connection.rooms)} rooms. Leave one first.")
-        room.members[connection] = None
         connection.rooms[name] = None
+        if room.past is None:
+            room.members[connection] = None
+        elif connection not in room.members:
+            if not room.wanted:
+                # What came while nobody was here was not listened to.
+                self._begin_past(room)
+            room.arriving.setdefault(connection)
         if presence is not None:
-            identity = identity_in_presence(connection)
-            room.roster.enter(identity, connection.id, {**presence, "id": public_id(identity)})
-            self._announce(room)
+            self.attendance.enter(room, connection, presence, counts=counts)
         await self._sync(room)
+        if presence is not None:
+            # Only now: who comes elsewhere after the answer is heard of here.
+            await self.attendance.settled(room)
+        if room.past is not None and not room.past.placed:
+            # Only now: what comes after the answer is sent here.
+            await self.repairs.place(room, LAYER_PATIENCE)
         return room
+
+    def _begun(self, name: str) -> Room:
+        room = self.rooms[name] = Room(name)
+        if history_of(name) is not None:
+            self._begin_past(room)
+            self.repairs.start()
+        return room
+
+    def _begin_past(self, room: Room) -> None:
+        kept = history_of(room.name)
+        if room.past is not None:
+            room.past.ring.clear()
+        if self._shelf is None:
+            self._shelf = Shelf(get_settings().history_cache_bytes)
+        ring: Ring[Line] = Ring(kept.size if kept else 0, self._shelf.max_bytes // 8, self._shelf)
+        room.placing = None
+        room.past = Sequencer(ring, max_waiting=MAX_WAITING, max_waiting_bytes=MAX_WAITING_BYTES)
 
     async def leave(self, connection: Connection, name: str) -> None:
         """Let a connection out of a room; leaving a room it is not in does nothing."""
         connection.rooms.pop(name, None)
         room = self.rooms.get(name)
-        if room is None or connection not in room.members:
+        if room is None or not (connection in room.members or connection in room.arriving):
             return
-        del room.members[connection]
-        room.roster.leave(identity_in_presence(connection), connection.id)
-        if room.members:
-            self._announce(room)
+        room.members.pop(connection, None)
+        self.arrivals.forget(connection, room)
+        self.attendance.leave(room, connection)
         await self._sync(room)
 
     async def leave_all(self, connection: Connection) -> None:
@@ -184,6 +208,48 @@ class Hub:
         if room is None:
             return await self._deliver((), frame, exclude)
         return await self._deliver(room.members, frame, exclude, room.policy)
+
+    async def arrived(self, name: str, place: Place, line: Line, size: int) -> BroadcastResult:
+        """
+        Take in a message of a room with history, and deliver what it is the turn of, to the members that are here.
+
+        ``size`` is in bytes. Nothing is awaited before all that is in order has been handed to the members.
+
+        """
+        room = self.rooms.get(name)
+        past = None if room is None else room.past
+        if room is None or past is None:
+            return BroadcastResult(nodes=self.known_nodes(), offset=place.offset)
+        own = None
+        for entry in past.take(*place, line, size):
+            handed = self.hand_on(room, entry)
+            own = handed if entry.offset == place.offset else own
+        if past.behind:
+            self.repairs.wake(room)
+        if own is None:
+            # Those before it are missing: it goes out as soon as they have come.
+            result = BroadcastResult(_count(room.members, line.exclude), 0, self.known_nodes())
+        else:
+            result = own if isinstance(own, BroadcastResult) else await asyncio.shield(own)
+        return replace(result, offset=place.offset)
+
+    def hinted(self, name: str, place: Place) -> None:
+        """Take note that a message of a room with history exists."""
+        room = self.rooms.get(name)
+        if room is not None and room.past is not None:
+            room.past.hint(*place)
+            if room.past.behind:
+                self.repairs.wake(room)
+
+    def hand_on(self, room: Room, entry: Entry[Line]) -> BroadcastResult | asyncio.Future[BroadcastResult]:
+        """Hand a message whose turn it is to the members; none of them may do without, whatever the policy."""
+        frame, exclude = entry.item
+        return self._hand_out(room.members, frame, exclude)
+
+    def tell_lost(self, room: Room, told: Recovery[Line]) -> None:
+        """Tell the members that the room does not simply go on."""
+        frame = envelope.recovered(room.name, told, 0)
+        self._hand_out([one for one in room.members if one.speaks_protocol], frame, ())
 
     async def catch_up(self, name: str, seconds: float, exclude: Collection[str] = ()) -> int:
         """
@@ -227,13 +293,30 @@ class Hub:
         settings = get_settings()
         if self._delivering is None and len(connections) <= settings.max_concurrent_broadcast:
             return self._offer_all(connections, frame, exclude, policy)
-        self._refuse_if_full(settings.max_queue_size)
+        self.refuse_if_full()
+        return await asyncio.shield(self._queue(connections, frame, exclude, policy))
+
+    def _hand_out(
+        self, connections: Collection[Connection], frame: Frame, exclude: Collection[str]
+    ) -> BroadcastResult | asyncio.Future[BroadcastResult]:
+        """Deliver now or in turn what has a place in a history: it is never refused, and never given up by a policy."""
+        if self._delivering is None and len(connections) <= get_settings().max_concurrent_broadcast:
+            return self._offer_all(connections, frame, exclude, "disconnect")
+        return self._queue(connections, frame, exclude, "disconnect")
+
+    def _queue(
+        self,
+        connections: Collection[Connection],
+        frame: Frame,
+        exclude: Collection[str],
+        policy: Policy | None,
+    ) -> asyncio.Future[BroadcastResult]:
         loop = self._node.loop
         delivery = _Delivery(list(connections), frame, exclude, policy, loop.create_future())
         self._deliveries.append(delivery)
         if self._delivering is None:
             self._delivering = loop.create_task(self._deliver_waiting(), name="realtime.delivery")
-        return await asyncio.shield(delivery.done)
+        return delivery.done
 
     async def _deliver_waiting(self) -> None:
         try:
@@ -271,11 +354,13 @@ class Hub:
             targets += 1
             if not connection.offer(frame, policy):
                 failed += 1
-        return BroadcastResult(targets, failed, self.known_nodes() if self._peers else 1)
+        return BroadcastResult(targets, failed, self.known_nodes())
 
     # To and from the other processes.
 
-    def send_remote(self, message: dict[str, Any], gone: asyncio.Future[None] | None = None) -> None:
+    def send_remote(
+        self, message: dict[str, Any], gone: asyncio.Future[Exception | None] | None = None
+    ) -> None:
         """
         Queue one message for the other processes.
 
@@ -283,44 +368,29 @@ class Hub:
         layer, or given up. Raise PublishQueueFull where the channel layer is slower than the publishers.
 
         """
-        outgoing = _Outgoing(time.monotonic(), message, gone)
-        if self.layer is None:
-            outgoing.leave()
-            return
-        self._refuse_if_full(get_settings().max_queue_size)
-        self._outgoing.append(outgoing)
-        self._has_outgoing.set()
+        if self.layer is not None:
+            self.refuse_if_full()
+            self.courier.send(message, gone)
+        elif gone is not None:
+            gone.set_result(None)
 
-    def _refuse_if_full(self, limit: int) -> None:
+    def hint_others(self, room: Room, place: Place) -> None:
+        """Tell the other processes that a message of a room exists, or did."""
+        self.send_remote({"group": room.group, "op": "hint", "to": room.name, **place._asdict()})
+
+    def supervise(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Keep a background task of this node alive."""
+        self._node.supervisor.start(name, work)
+
+    def refuse_if_full(self) -> None:
+        """Raise PublishQueueFull where as many publishes wait in this process as may."""
+        limit = get_settings().max_queue_size
         if self.queue_size >= limit:
             self._node.counters.queue_overflows += 1
             raise PublishQueueFull(
                 f"{self.queue_size} publishes wait in this process, and REALTIME_MAX_QUEUE_SIZE is {limit}."
                 " Publish more slowly, or look why the channel layer is slow."
             )
-
-    async def run_sender(self) -> None:
-        """Hand queued messages to the channel layer, in order, until cancelled."""
-        failing = False
-        while True:
-            await self._has_outgoing.wait()
-            while self._outgoing:
-                outgoing = self._outgoing[0]
-                try:
-                    await self._group_send(outgoing.message)
-                except Exception as error:  # noqa: BLE001 - any layer may raise anything
-                    if not failing:
-                        logger.warning("channel layer does not take messages", error=str(error))
-                    failing = True
-                    if time.monotonic() - outgoing.queued > GIVE_UP:
-                        self._outgoing.popleft().leave()
-                        self._node.counters.messages_failed += 1
-                    else:
-                        await asyncio.sleep(0.2)
-                else:
-                    self._outgoing.popleft().leave()
-                    failing = _recovered(failing, "channel layer takes messages again")
-            self._has_outgoing.clear()
 
     async def run_receiver(self) -> None:
         """Deliver what the other processes publish, until cancelled."""
@@ -340,6 +410,10 @@ class Hub:
                 failing = True
                 await asyncio.sleep(0.5)
                 continue
+            if failing:
+                # What came meanwhile may be gone.
+                self.repairs.check_soon()
+                self.attendance.check()
             failing = _recovered(failing, "channel layer delivers again")
             if message.get("from") != PROCESS:
                 await self._received(message)
@@ -361,9 +435,14 @@ class Hub:
                 self._out_of_sync.discard(name)
                 if room := self.rooms.get(name):
                     await self._sync(room)
+                    self.repairs.check_soon()
+                    self.attendance.check()
             if now - renewed > renew_every and self._channel is not None:
                 renewed = now
-                await self._renew(layer, self._channel)
+                try:
+                    await self._renew(layer, self._channel)
+                except Exception as error:  # noqa: BLE001 - any layer may raise anything
+                    logger.warning("memberships in the channel layer were not renewed", error=str(error))
             self._peers = {name: heard for name, heard in self._peers.items() if heard > now - NODE_LEASE}
             await asyncio.sleep(1.0)
 
@@ -371,16 +450,18 @@ class Hub:
         """Leave the channel layer."""
         if self.layer is None or self._channel is None:
             return
-        groups = [EVERYONE, *(room.group for room in self.rooms.values() if room.subscribed)]
+        groups = [EVERYONE, *(room.group for room in self.rooms.values() if room.subscribed is not False)]
         for group in groups:
             await self.layer.group_discard(group, self._channel)
 
-    async def _group_send(self, message: dict[str, Any]) -> None:
-        assert self.layer is not None  # noqa: S101 - send_remote queues nothing without one
-        group = message["group"]
-        await self.layer.group_send(group, {"type": "realtime.deliver", "from": PROCESS, **message})
-
     async def _received(self, message: dict[str, Any]) -> None:
+        if "ops" not in message:
+            await self._carry_out(message)
+            return
+        for one in message["ops"]:
+            await self._carry_out({"from": message["from"], **one})
+
+    async def _carry_out(self, message: dict[str, Any]) -> None:
         handler = _OPERATIONS.get(message.get("op", ""))
         if handler is None:
             logger.warning("unknown message from another node", op=message.get("op"))
@@ -391,7 +472,14 @@ class Hub:
             logger.exception("message from another node failed", op=message["op"])
 
     async def _on_room(self, message: dict[str, Any]) -> None:
+        if "epoch" in message:
+            payload, place = message["payload"], Place(message["epoch"], message["offset"])
+            await self.arrived(message["to"], place, line_of(payload, place.offset), len(payload))
+            return
         await self.to_room(message["to"], frame_of(message), message.get("exclude", ()))
+
+    async def _on_hint(self, message: dict[str, Any]) -> None:
+        self.hinted(message["to"], Place(message["epoch"], message["offset"]))
 
     async def _on_all(self, message: dict[str, Any]) -> None:
         await self.to_all(frame_of(message), message.get("exclude", ()))
@@ -419,8 +507,8 @@ class Hub:
     async def _sync(self, room: Room) -> None:
         """Make the layer's membership what the room needs; one such effort a room at a time."""
         if self.layer is None:
-            if not room.members:
-                self.rooms.pop(room.name, None)
+            if not room.wanted:
+                self._forget(room)
             return
         if not await self._is_subscribed():
             self._out_of_sync.add(room.name)
@@ -431,19 +519,28 @@ class Hub:
             return
         room.syncing = self._node.loop.create_future()
         try:
-            while room.subscribed != bool(room.members):
-                wanted = bool(room.members)
+            while room.subscribed is not room.wanted:
+                wanted = room.wanted
                 change: Callable[..., Any] = layer.group_add if wanted else layer.group_discard
-                await change(room.group, channel)
+                room.subscribed = None
+                # Whoever enters or leaves waits for this, and a layer may say nothing for as long as it likes.
+                async with asyncio.timeout(LAYER_PATIENCE):
+                    await change(room.group, channel)
                 room.subscribed = wanted
         except Exception as error:  # noqa: BLE001 - any layer may raise anything
             self._out_of_sync.add(room.name)
-            logger.warning("room is not connected to the channel layer", room=room.group, error=str(error))
+            logger.warning("room is not connected to the channel layer", room=room.group, error=repr(error))
         finally:
             room.syncing.set_result(None)
             room.syncing = None
-        if not room.members and not room.subscribed and self.rooms.get(room.name) is room:
+        if not room.wanted and room.subscribed is False:
+            self._forget(room)
+
+    def _forget(self, room: Room) -> None:
+        if self.rooms.get(room.name) is room:
             del self.rooms[room.name]
+            if room.past is not None:
+                room.past.ring.clear()
 
     async def _is_subscribed(self) -> bool:
         """Wait for this process's ear in the channel layer, but not for ever: local delivery needs no layer."""
@@ -462,30 +559,25 @@ class Hub:
 
     async def _renew(self, layer: Any, channel: str) -> None:
         """Say again which groups this process is in: memberships expire, and a live one must not."""
-        try:
-            await layer.group_add(EVERYONE, channel)
-            for room in list(self.rooms.values()):
-                if room.subscribed:
-                    await layer.group_add(room.group, channel)
-        except Exception as error:  # noqa: BLE001 - any layer may raise anything
-            logger.warning("memberships in the channel layer were not renewed", error=str(error))
+        await layer.group_add(EVERYONE, channel)
+        for room in list(self.rooms.values()):
+            if room.subscribed:
+                await layer.group_add(room.group, channel)
 
     # Presence.
 
-    def _announce(self, room: Room) -> None:
-        if not room.announcing:
-            room.announcing = True
-            self._node.loop.call_later(PRESENCE_DELAY, self._announce_now, room)
+    def tell(self, room: Room, frame: Frame) -> None:
+        """Tell those in a room something about it."""
+        here = [one for one in (*room.members, *room.arriving) if one.speaks_protocol]
+        self._offer_all(here, frame, (), room.policy)
 
-    def _announce_now(self, room: Room) -> None:
-        room.announcing = False
-        joins, leaves = room.roster.changes()
-        if joins or leaves:
-            self._offer_all(room.members, envelope.presence(room.name, joins, leaves), (), room.policy)
+    async def _on_presence(self, message: dict[str, Any]) -> None:
+        self.attendance.changed_elsewhere(message["to"])
 
 
 _OPERATIONS: dict[str, Callable[[Hub, dict[str, Any]], Any]] = {
     "room": Hub._on_room,
+    "hint": Hub._on_hint,
     "all": Hub._on_all,
     "user": Hub._on_user,
     "client": Hub._on_client,
@@ -493,28 +585,28 @@ _OPERATIONS: dict[str, Callable[[Hub, dict[str, Any]], Any]] = {
     "close_client": Hub._on_close_client,
     "node": Hub._on_node,
     "beat": Hub._on_beat,
+    "presence": Hub._on_presence,
 }
 
 
-def identity_in_presence(connection: Connection) -> str:
-    """Return what makes two connections one person: the user, and for visitors the connection itself."""
-    return f"user:{connection.user_id}" if connection.user_id is not None else f"visitor:{connection.id}"
-
-
-def public_id(identity: str) -> str:
+def on_operation(op: str, handler: Callable[[Hub, dict[str, Any]], Awaitable[None]]) -> None:
     """
-    Return what stands for a person in a list that others see.
+    Have ``handler`` called with each message of another process whose ``op`` this is.
 
-    It is keyed with the project's secret: primary keys are few, and a plain hash of one is soon guessed.
+    The receiver waits for it: whatever takes time belongs into a task.
 
     """
-    return salted_hmac("realtime.presence", identity, algorithm="sha256").hexdigest()[:16]
+    _OPERATIONS[op] = handler
 
 
 def frame_of(message: dict[str, Any]) -> Frame:
     """Return the frame that another process sent."""
     key = message.get("key")
     return Frame(message["payload"], key=tuple(key) if key else None)
+
+
+def _count(members: Collection[Connection], exclude: Collection[str]) -> int:
+    return sum(one.id not in exclude for one in members) if exclude else len(members)
 
 
 def _recovered(failing: bool, sentence: str) -> bool:

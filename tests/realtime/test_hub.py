@@ -9,16 +9,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from channels.layers import InMemoryChannelLayer
 from django.contrib.auth.models import User
 from django.test import override_settings
 
 from realtime import envelope, nodes
+from realtime import hub as hub_module
+from realtime.attendance import public_id
 from realtime.close_codes import KICKED
 from realtime.connections import Connection
 from realtime.consumers import RealtimeConsumer
 from realtime.errors import PublishQueueFull
 from realtime.handlers import on
-from realtime.hub import public_id
 from realtime.publish import publish
 from realtime.server import deflate
 from realtime.testing import Socket, connect, until
@@ -543,3 +545,72 @@ async def test_the_policy_of_a_room_is_not_that_of_direct_messages() -> None:
             while connection.offer(envelope.event("direct", "x" * KIB)):
                 pass
             assert connection.closed
+
+
+# A channel layer that fails (R11).
+
+
+class Moody(InMemoryChannelLayer):
+    """Leaves the process, as far as anybody can tell, and does not always do what it is asked."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.refusals = 0
+        """How many of the next memberships it refuses."""
+        self.failing = asyncio.Event()
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self.answers.wait()
+        if self.refusals:
+            self.refusals -= 1
+            raise ConnectionError("not now")
+        await super().group_add(group, channel)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        receiving = asyncio.ensure_future(super().receive(channel))
+        failing = asyncio.ensure_future(self.failing.wait())
+        await asyncio.wait([receiving, failing], return_when=asyncio.FIRST_COMPLETED)
+        receiving.cancel()
+        if failing.done():
+            self.failing.clear()
+            raise ConnectionError("the server went away")
+        failing.cancel()
+        return await receiving
+
+
+@pytest.fixture
+def moody(monkeypatch: pytest.MonkeyPatch) -> Moody:
+    layer = Moody()
+    monkeypatch.setattr(hub_module, "crossing_layer", lambda: layer)
+    return layer
+
+
+async def test_who_enters_does_not_wait_for_a_layer_that_says_nothing(
+    moody: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "LAYER_PATIENCE", 0.05)
+    async with connect(APP) as one:
+        await settled(one)
+        moody.answers.clear()
+        async with connect(APP, "/cellar") as two:
+            await settled(two)
+            room = hub().rooms["cellar"]
+            assert room.subscribed is None
+            await publish("cellar", "said", 1)
+            await two.expect("said")
+            moody.answers.set()
+            await until(lambda: room.subscribed is True)
+            assert room.group in moody.groups
+    await nodes.current().aclose()
+
+
+async def test_a_layer_that_is_back_is_told_the_rooms_until_it_has_taken_them(moody: Moody) -> None:
+    async with connect(APP) as one:
+        await settled(one)
+        moody.groups.clear()
+        moody.refusals = 1
+        moody.failing.set()
+        await until(lambda: hub().rooms["lobby"].group in moody.groups)
+    await nodes.current().aclose()

@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy
 from realtime import nodes, publish
 from realtime.close_codes import FORBIDDEN
 from realtime.consumers import RealtimeConsumer
-from realtime.errors import MissingTarget, PublishError
+from realtime.errors import MissingTarget, PublishError, PublishQueueFull
 from realtime.testing import Socket, connect, until
 
 ANN = User(pk=1, username="ann")
@@ -276,3 +276,53 @@ async def test_a_thread_that_publishes_waits_too() -> None:
 async def test_waiting_less_than_no_time_is_an_error() -> None:
     with pytest.raises(ValueError, match="cannot wait -1 seconds"):
         await publish.publish("lobby", "note", wait=-1)
+
+
+# Rooms with history.
+
+
+async def test_every_way_to_publish_gets_an_offset() -> None:
+    with override_settings(REALTIME_HISTORY_SIZE=10):
+        async with connect(APP) as one:
+            await settled(one)
+            results = [
+                await publish.publish("lobby", "note", 1),
+                await publish.publish("lobby", "note", 2, wait=True),
+                await sync_to_async(publish.publish_sync)("lobby", "note", 3),
+                await asyncio.to_thread(lambda: asyncio.run(publish.publish("lobby", "note", 4))),
+            ]
+            assert [(result.offset, result.targets, result.failed) for result in results] == [
+                (number, 1, 0) for number in (1, 2, 3, 4)
+            ]
+            notes = [await one.expect("note") for _ in results]
+            assert [(note["offset"], note["data"], note["room"]) for note in notes] == [
+                (number, number, "lobby") for number in (1, 2, 3, 4)
+            ]
+
+
+async def test_what_is_relayed_has_no_place_in_a_history() -> None:
+    with override_settings(REALTIME_HISTORY_SIZE=10):
+        async with connect(APP) as one:
+            await settled(one)
+            await publish.relay("lobby", "as it is")
+            assert await one.receive_raw() == "as it is"
+            assert (await publish.publish("lobby", "note")).offset == 1
+
+
+async def test_a_full_queue_refuses_before_the_history_has_it() -> None:
+    with override_settings(REALTIME_HISTORY_SIZE=10, CHANNEL_LAYERS=GATED, REALTIME_MAX_QUEUE_SIZE=1):
+        node = nodes.current()
+        await publish.publish("elsewhere", "note")
+        await until(lambda: node.hub.queue_size)
+        with pytest.raises(PublishQueueFull):
+            await publish.publish("lobby", "note")
+        assert await node.state.top(["lobby"]) == [None]
+        await node.aclose()
+
+
+def test_a_process_without_a_server_has_no_history_in_memory() -> None:
+    with (
+        override_settings(REALTIME_HISTORY_SIZE=10, CHANNEL_LAYERS=GATED),
+        pytest.raises(PublishError, match="Set REALTIME_STATE_URL to a Redis"),
+    ):
+        publish.publish_sync("lobby", "note")

@@ -16,6 +16,7 @@ from realtime.frames import Frame
 from realtime.limits import Limits
 from realtime.outbox import Outbox, Policy, policy_of
 from realtime.registry import ConnectionInfo
+from realtime.sessions import CLIENT_ID_BYTES, RoomPlace
 from realtime.transports import Transport
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ class Connection:
     """
     One socket of this process. Belongs to its node's loop: other threads only read :meth:`info`.
 
-    ``id`` is made here and never comes from the client. ``last_heard`` and ``last_message`` are
-    monotonic seconds; the consumer and the transport set them for whatever arrives.
+    ``id`` names the client: it is made here, and stays the client's when that comes back on another socket;
+    ``instance`` is this socket's alone. ``last_heard`` and ``last_message`` are monotonic seconds; the consumer
+    and the transport set them for whatever arrives.
 
     """
 
@@ -46,10 +48,12 @@ class Connection:
         "closed",
         "consumer",
         "data",
+        "data_bytes",
         "errors",
         "guard",
         "heartbeat",
         "id",
+        "instance",
         "last_heard",
         "last_message",
         "limits",
@@ -60,6 +64,8 @@ class Connection:
         "opened_at",
         "outbox",
         "pinged_at",
+        "places",
+        "places_asked",
         "rooms",
         "rtt",
         "scope",
@@ -68,6 +74,7 @@ class Connection:
         "subprotocol",
         "task",
         "transport",
+        "turn",
         "user_id",
         "user_label",
     )
@@ -83,7 +90,10 @@ class Connection:
         limits: Limits,
         speaks_protocol: bool,
     ) -> None:
-        self.id = secrets.token_hex(12)
+        self.id = secrets.token_hex(CLIENT_ID_BYTES)
+        self.instance = secrets.token_hex(8)
+        self.turn = 0
+        """Of the sockets of one client the one with the highest is the newest; 0 where it has had no other."""
         self.node = node
         self.transport = transport
         self.scope = scope
@@ -94,7 +104,12 @@ class Connection:
         self.guard: Guard | None = scope.get("ratelimit")
         self.outbox = Outbox(settings.max_outbound_bytes, policy_of(settings.slow_consumer))
         self.rooms: dict[str, None] = {}
+        self.places: dict[str, RoomPlace] = {}
+        """How it is in the rooms that it is to be in again when it comes back, and what it is known to have got of them."""
+        self.places_asked: dict[str, RoomPlace] = {}
+        """What it will be known to have got when it has answered."""
         self.data: dict[str, Any] = {}
+        self.data_bytes = 0
         self.subprotocol = ""
         self.task: asyncio.Task[Any] | None = None
         self.accepted = self.closed = False
@@ -119,6 +134,7 @@ class Connection:
 
     def ponged(self, rtt: float) -> None:
         """A protocol ping was answered after ``rtt`` seconds."""
+        self.node.sessions.answered(self)
         self.rtt = rtt
         self.last_heard = time.monotonic()
 
@@ -185,6 +201,7 @@ class Connection:
 
     def ping(self, how: str) -> None:
         """Ask the peer whether it lives; legal where it can be asked."""
+        self.node.sessions.asked(self)
         self.pinged_at = time.monotonic()
         if self.asked_at <= self.last_heard:
             self.asked_at = self.pinged_at
@@ -196,6 +213,7 @@ class Connection:
     def answered(self) -> None:
         """``system.pong`` came. What it carries is the client's word, so the time is taken here."""
         if self.pinged_at:
+            self.node.sessions.answered(self)
             self.rtt = time.monotonic() - self.pinged_at
 
     def say(self, name: str, data: dict[str, Any]) -> None:
@@ -213,6 +231,7 @@ class Connection:
         """
         if self.closed:
             return
+        self.node.sessions.asked(self)
         if notice and self.accepted and self.speaks_protocol and not self.outbox and self.transport.writable:
             self.transport.write(_closing(reason, retry_after))
         self._shut()
@@ -237,6 +256,11 @@ class Connection:
         self._shut()
         if self._force is not None:
             self._force.cancel()
+
+    def keep(self, data: dict[str, Any], size: int) -> None:
+        """Keep session data, which is ``size`` bytes as JSON, in place of what was kept before."""
+        self.data = data
+        self.data_bytes = size
 
     # What observers see.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+import urllib.parse
 from collections.abc import Awaitable, Collection, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import msgspec
 from channels import DEFAULT_CHANNEL_LAYER
@@ -18,17 +20,21 @@ from channels.layers import get_channel_layer
 from ratelimit.logs import get_logger
 from ratelimit.refusals import Refusal, refuse
 from realtime import envelope, handlers, nodes, publish, signals
+from realtime.arrivals import RESUME_GRACE
 from realtime.close_codes import BAD_MESSAGES, DONE, RATE_LIMITED, RESTART, CloseReason, name_of
 from realtime.conf import get_settings
 from realtime.connections import Connection
 from realtime.envelope import SYSTEM, Envelope
-from realtime.errors import ClientError, SessionDataError
+from realtime.errors import ClientError, PublishError, SessionDataError, StateUnavailable
 from realtime.frames import Frame
+from realtime.history import Place
 from realtime.hub import BroadcastResult
 from realtime.inflow import Inflow, later, passed
 from realtime.layer import OwnChannel
 from realtime.limits import Limits
-from realtime.rooms import MAX_NAME
+from realtime.once import Once, handling
+from realtime.rooms import MAX_NAME, Room
+from realtime.sessions import MAX_TOKEN, RoomPlace
 from realtime.stepping import Rest, step
 from realtime.transports import Receive, Send, transport_of
 
@@ -37,8 +43,15 @@ if TYPE_CHECKING:
 
 logger = get_logger("realtime")
 
+RESUME = f"{SYSTEM}resume"
+"""The message with which a client says that it has been here before."""
+
 SHUTTING_DOWN = Refusal(
     status=503, name="draining", text="the server is restarting: try again", close=RESTART, retry_after=1.0
+)
+
+UNAVAILABLE = ClientError(
+    "unavailable", "The server cannot do this now. Send it again, with the same id, in a moment."
 )
 
 
@@ -110,10 +123,22 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     _overrides_receive = False
     _overrides_receive_json = False
 
+    is_resumed = False
+    """Whether the client has come back as the one it was: its id, its session data and its rooms are as they were."""
+
     # What applications override.
 
     async def connected(self) -> None:
-        """Run after the socket was accepted, before its first message."""
+        """
+        Run after the socket was accepted, before its first message.
+
+        A client that says with its first message that it comes back is a new one here, and another one in
+        :meth:`resumed`; one that says so in its address is ``is_resumed`` here already.
+
+        """
+
+    async def resumed(self) -> None:
+        """Run after a client has come back: its id, its session data and its rooms are as they were."""
 
     async def receive_bytes(self, data: bytes) -> None:
         """Take a binary message. Without an override it is refused."""
@@ -123,6 +148,10 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """Whether the client may enter ``room`` with ``system.join``. Nobody may, unless this is overridden."""
         return False
 
+    async def may_resume(self, room: str) -> bool:
+        """Whether a client that comes back may be in ``room`` again, where it was before."""
+        return True
+
     def presence_entry(self) -> dict[str, Any]:
         """Return what others see of this socket's user in a room with presence, besides an opaque ``id``."""
         return {"user": self.user_label}
@@ -131,7 +160,12 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
 
     @property
     def client_id(self) -> str:
-        """The id of this socket. Made by the server, unique, and not a secret between it and its client."""
+        """
+        The id of the client. Made by the server, unique, and not a secret between it and its client.
+
+        A client that comes back has it on its next socket too.
+
+        """
         return self.connection.id
 
     @property
@@ -143,19 +177,47 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """Return a room to publish to; the consumer need not be in it."""
         return ConsumerRoom(self, name)
 
-    async def join(self, room: str, *, presence: bool = False) -> None:
-        """Enter a room and tell the client so; with ``presence`` the other members see who is here."""
+    async def join(
+        self, room: str, *, presence: bool | Literal["count"] = False, recover: bool = False
+    ) -> None:
+        """
+        Enter a room and tell the client so; with ``presence`` the other members see who is here.
+
+        ``presence="count"`` is for large rooms: everybody sees how many are here, and nobody who. It is the same for
+        all who enter a room.
+
+        With ``recover`` a client that comes back enters it again and gets what it missed, where the room has
+        a history.
+
+        """
         entry = self.presence_entry() if presence else None
-        joined = await self.node.hub.join(self.connection, room, presence=entry)
-        data: dict[str, Any] = {"room": room}
+        hub, connection = self.node.hub, self.connection
+        joined = await hub.join(connection, room, presence=entry, counts=presence == "count")
+        seen = self._missed.pop(room, None)
+        place = joined.place
+        self._say_joined(joined, presence=bool(presence))
+        self._keep_place(room, RoomPlace(presence, recover, *(seen or place or ())))
+        if seen is not None:
+            await hub.arrivals.recover(connection, joined, seen)
+        elif joined.past is not None:
+            # A socket whose first message has not come may be about to say where it was.
+            hold = RESUME_GRACE if recover and not connection.messages_in else 0.0
+            hub.arrivals.come_in(connection, joined, place, hold=hold)
+
+    def _say_joined(self, room: Room, *, presence: bool) -> None:
+        data: dict[str, Any] = {"room": room.name}
+        if (place := room.place) is not None:
+            data.update(offset=place.offset, epoch=place.epoch)
         if presence:
-            data["presence"] = joined.roster.everyone()
+            data["presence"] = self.node.hub.attendance.told(room)
         self.connection.say("joined", data)
 
     async def leave(self, room: str) -> None:
         """Leave a room and tell the client so."""
         await self.node.hub.leave(self.connection, room)
         self.connection.say("left", {"room": room})
+        self.connection.places.pop(room, None)
+        self.node.sessions.changed(self.connection)
 
     async def send_event(self, type: str, data: Any = None) -> None:
         """Send ``{"type", "data", "ts"}`` to this client; waits while it reads too slowly."""
@@ -163,7 +225,9 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
 
     def set_session(self, key: str, value: Any) -> None:
         """
-        Keep ``value`` (anything JSON can hold) with this socket.
+        Keep ``value`` (anything JSON can hold) for this client, on this socket and those it comes back on.
+
+        There it is what JSON makes of it: a tuple comes back as a list.
 
         Raise SessionDataError when all that is kept would be larger than ``REALTIME_MAX_SESSION_DATA_BYTES``.
 
@@ -178,7 +242,8 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             raise SessionDataError(
                 f"With {key!r} the session data would be {size} bytes; REALTIME_MAX_SESSION_DATA_BYTES is {limit}."
             )
-        self.connection.data = data
+        self.connection.keep(data, size)
+        self.node.sessions.changed(self.connection)
 
     def get_session(self, key: str, default: Any = None) -> Any:
         """Return what :meth:`set_session` kept under ``key``."""
@@ -249,6 +314,9 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         self._running: set[asyncio.Task[None]] = set()
         self._begun: _Running | None = None
         self._errors_in_row = 0
+        self._has_spoken = False
+        self._missed: dict[str, Place] = {}
+        self._left_behind: dict[str, RoomPlace] = {}
         self._disconnected = False
         self._ended = False
         self._failure: BaseException | None = None
@@ -282,6 +350,8 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """Serve a socket whose ``connect()`` has been run, until it is closed."""
         if self.connection.accepted and not self.connection.closed:
             await self.connected()
+            if self.is_resumed:
+                await self._come_back({})
         await self._receive_loop(receive)
 
     async def _admitted(self, receive: Receive) -> Refusal | None:
@@ -297,7 +367,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             return None
         guard.apply(self.limits)
         if self.connection.user_id is not None:
-            return guard.enter_user(self.connection.user_id)
+            return await guard.enter_user(self.connection.user_id)
         return None
 
     async def _connect(self) -> None:
@@ -355,7 +425,8 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """Run the handler of a message until it ends or first waits; return it in the latter case."""
         running = _Running()
         try:
-            rest = step(self._handling(running, payload))
+            handled = self._handling(running, payload) if self._has_spoken else self._first(running, payload)
+            rest = step(handled)
         except Exception as error:  # noqa: BLE001 - the client is told, and what is not its fault is logged
             self._failed(running, error)
             return None
@@ -389,6 +460,15 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         if running.handler is not None:
             running.handler.seconds += time.perf_counter() - started
 
+    def _first(self, running: _Running, payload: str | bytes) -> Awaitable[Any]:
+        """Begin with the first message: unless it says that the client comes back, this is a new one."""
+        self._has_spoken = running.is_first = True
+        try:
+            return self._handling(running, payload)
+        finally:
+            if running.envelope is None or running.envelope.type != RESUME:
+                self.node.hub.arrivals.release(self.connection)
+
     def _handling(self, running: _Running, payload: str | bytes) -> Awaitable[Any]:
         """Return the awaitable that handles a message: the application's, or the protocol's own."""
         if self._overrides_receive:
@@ -402,8 +482,20 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         if handler is not None:
             running.handler = handler
             handler.calls += 1
-            return handler.start(self, parsed)
+            started = handler.start(self, parsed)
+            return started if parsed.id is None else self._once(running, parsed.id, started)
+        if parsed.type == RESUME:
+            return self._resume(parsed, is_first=running.is_first)
         return self._system(parsed)
+
+    async def _once(self, running: _Running, id: str, started: Awaitable[Any]) -> None:
+        """Run a handler so that what it publishes is published once, however often the client sends the message."""
+        running.once = Once(self.client_id, id)
+        token = handling.set(running.once)
+        try:
+            await started
+        finally:
+            handling.reset(token)
 
     def _received(self, payload: str | bytes) -> Awaitable[Any]:
         """Hand a frame to a ``receive()`` that the application wrote as Channels documents it."""
@@ -428,7 +520,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             room = _data(message, _Room).room
             if not await self.may_join(room):
                 raise ClientError("forbidden", "You may not join this room.")
-            await self.join(room)
+            await self.join(room, recover=True)
         elif message.type == f"{SYSTEM}leave":
             await self.leave(_data(message, _Room).room)
         else:
@@ -440,25 +532,38 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     def _succeeded(self, running: _Running) -> None:
         self._errors_in_row = 0
         if running.envelope is not None and running.envelope.id is not None:
-            self.connection.say("ack", {"id": running.envelope.id})
+            told: dict[str, Any] = {"id": running.envelope.id}
+            if running.once is not None and running.once.offset is not None:
+                told["offset"] = running.once.offset
+            self.connection.say("ack", told)
 
     def _failed(self, running: _Running, error: Exception) -> None:
         """Tell the client what went wrong; close when there is too much of it."""
         if isinstance(error, StopConsumer):
             raise error
+        if isinstance(error, StateUnavailable):
+            # Nothing the client did, and said elsewhere: it may try as often as it likes.
+            self._tell(running, UNAVAILABLE, self._errors_left())
+            return
         if not isinstance(error, ClientError):
             error = self._hide(running, error)
         self.connection.errors += 1
         if running.handler is not None:
             running.handler.errors += 1
         self._errors_in_row += 1
+        left = self._errors_left()
+        self._tell(running, error, left)
+        if left == 0:
+            self.connection.close(BAD_MESSAGES)
+
+    def _errors_left(self) -> int | None:
         budget = self._settings.max_client_errors
-        left = max(budget - self._errors_in_row, 0) if budget else None
+        return max(budget - self._errors_in_row, 0) if budget else None
+
+    def _tell(self, running: _Running, error: ClientError, left: int | None) -> None:
         if self.speaks_protocol if self.tells_errors is None else self.tells_errors:
             id = running.envelope.id if running.envelope is not None else None
             self.connection.offer(envelope.error(error, errors_left=left, id=id))
-        if left == 0:
-            self.connection.close(BAD_MESSAGES)
 
     def _hide(self, running: _Running, error: Exception) -> ClientError:
         """Log what failed on this side, and return what the client may know of it."""
@@ -483,7 +588,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     # Opening and closing.
 
     async def _opened(self, subprotocol: str | None) -> None:
-        connection, settings = self.connection, self._settings
+        connection = self.connection
         connection.accepted = True
         connection.subprotocol = subprotocol or ""
         if connection.guard is not None:
@@ -491,21 +596,13 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             if self.limits.max_message_bytes is not None:
                 connection.transport.limit_messages(self.limits.max_message_bytes)
             connection.guard.label = connection.user_label or connection.id
+        if connection.speaks_protocol:
+            await self.node.sessions.ready()
+        problem = await self._resume_by_address()
         self.node.counters.connections += 1
         self.node.registry.add(connection)
         self.node.heartbeat.track(connection)
-        connection.say(
-            "welcome",
-            {
-                "client_id": connection.id,
-                "user": self.user_label,
-                "resumed": False,
-                "heartbeat": settings.heartbeat_interval,
-                "limits": self._limits_told(),
-                "node": self.node.name,
-                "version": envelope.VERSION,
-            },
-        )
+        self._welcome(problem)
         logger.info(
             "socket opened",
             client=connection.id,
@@ -514,6 +611,26 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             user=connection.user_label or None,
         )
         await signals.tell(signals.client_connected, type(self), connection=connection)
+
+    def _welcome(self, problem: ClientError | None = None) -> None:
+        """Tell the client who it is here; with ``problem``, why it is not who it said it was."""
+        connection, sessions = self.connection, self.node.sessions
+        if not connection.speaks_protocol:
+            return
+        sessions.opened(connection)
+        told = {
+            "client_id": connection.id,
+            "session": sessions.token(connection),
+            "user": self.user_label,
+            "resumed": self.is_resumed,
+            "heartbeat": self._settings.heartbeat_interval,
+            "limits": self._limits_told(),
+            "node": self.node.name,
+            "version": envelope.VERSION,
+        }
+        if problem is not None:
+            told["problem"] = problem.code
+        connection.say("welcome", told)
 
     def _close_for_guard(self, reason: CloseReason) -> None:
         guard = self.connection.guard
@@ -542,12 +659,16 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             task.cancel()
         if self._running:
             await asyncio.gather(*self._running, return_exceptions=True)
+        # One that this side has closed, and the peer has said yes to.
+        self._was_answered = connection.closed and self._close_code not in (None, 1006)
         connection.gone()
         self.node.heartbeat.forget(connection)
         try:
             if connection.accepted:
                 async with self.node.cleanup:
                     await self._say_goodbye()
+            if connection.accepted and connection.speaks_protocol:
+                await self.node.sessions.closed(connection, answered=self._was_answered)
         finally:
             await self.node.hub.leave_all(connection)
             self.node.registry.remove(connection)
@@ -588,6 +709,96 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             signals.client_disconnected, type(self), connection=connection, code=self._close_code
         )
 
+    # Coming back.
+
+    async def _resume_by_address(self) -> ClientError | None:
+        """Resume the session that the address names; return why that cannot be."""
+        if not self.speaks_protocol or b"session=" not in self.scope.get("query_string", b""):
+            return None
+        query = urllib.parse.parse_qs(self.scope["query_string"].decode("latin-1"))
+        token = query.get("session", [""])[0]
+        try:
+            await self._become(token)
+        except ClientError as problem:
+            return problem
+        return None
+
+    async def _resume(self, message: Envelope, *, is_first: bool) -> None:
+        """Do what ``system.resume`` asks for: be who the client was, where it was."""
+        try:
+            asked = _data(message, _Resume)
+            if not is_first:
+                raise ClientError("too_late", "A session is resumed with the first message of a connection.")
+            if not self.is_resumed:
+                await self._become(asked.session)
+                self._welcome()
+            await self._come_back(
+                {name: Place(seen.epoch, seen.offset) for name, seen in asked.rooms.items()}
+            )
+        finally:
+            self.node.hub.arrivals.release(self.connection)
+
+    async def _become(self, token: str) -> None:
+        """Be the client that was given ``token``. Raise ClientError where that cannot be."""
+        connection, node = self.connection, self.node
+        resumed = await node.sessions.resume(connection, token)
+        await node.sessions.take_over(connection, resumed)
+        if connection.guard is not None:
+            connection.guard.label = connection.user_label or connection.id
+        if resumed.kept is not None:
+            self.is_resumed = True
+            self._left_behind = dict(resumed.kept.rooms)
+            self._missed = {
+                name: Place(at.epoch, at.offset) for name, at in self._left_behind.items() if at.epoch
+            }
+        # One that is not told is closed when it is to be saved.
+        with contextlib.suppress(PublishError):
+            await publish.replace_client(connection.id, turn=connection.turn, instance=connection.instance)
+
+    async def _come_back(self, asked: dict[str, Place]) -> None:
+        """Be in the rooms again, from where the client says it was, or is known to have been."""
+        left_behind, self._left_behind = self._left_behind, {}
+        self._missed.update(asked)
+        named = list(dict.fromkeys((*left_behind, *asked)))
+        names, too_many = named[: self._settings.max_rooms], named[self._settings.max_rooms :]
+        done = await asyncio.gather(
+            *(self._enter_again(name, left_behind.get(name)) for name in names), return_exceptions=True
+        )
+        for name in too_many:
+            self.connection.say("left", {"room": name})
+        for name, problem in zip(names, done, strict=True):
+            if isinstance(problem, Exception):
+                self.connection.say("left", {"room": name})
+                if not isinstance(problem, ClientError):
+                    logger.error("room not entered again", client=self.client_id, room=name, exc_info=problem)
+        self._missed.clear()
+        self.node.sessions.changed(self.connection)
+        await self.resumed()
+
+    async def _enter_again(self, name: str, before: RoomPlace | None) -> None:
+        """Enter one room, unless ``connected()`` has done that; then give the client what it missed."""
+        connection, hub = self.connection, self.node.hub
+        if name not in connection.rooms:
+            if not await (self.may_join(name) if before is None else self.may_resume(name)):
+                raise ClientError("forbidden", "You may not join this room.")
+            presence, recover = (before.presence, before.recover) if before else (False, True)
+            await self.join(name, presence=presence, recover=recover)
+            return
+        here = connection.places.get(name)
+        if here is not None and here.presence:
+            # Seen by another name now, and told afresh who is here: before, it was one of them.
+            counts = here.presence == "count"
+            room = await hub.join(connection, name, presence=self.presence_entry(), counts=counts)
+            self._say_joined(room, presence=True)
+        if (seen := self._missed.pop(name, None)) is not None:
+            if here is not None:
+                self._keep_place(name, RoomPlace(here.presence, here.recover, *seen))
+            await hub.arrivals.recover(connection, hub.rooms[name], seen)
+
+    def _keep_place(self, room: str, place: RoomPlace) -> None:
+        self.connection.places[room] = place
+        self.node.sessions.changed(self.connection)
+
     # The channel layer.
 
     async def _from_layer(self, message: dict[str, Any]) -> None:
@@ -625,11 +836,13 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
 class _Running:
     """A message on its way through its handler."""
 
-    __slots__ = ("envelope", "handler", "rest")
+    __slots__ = ("envelope", "handler", "is_first", "once", "rest")
 
     def __init__(self) -> None:
         self.envelope: Envelope | None = None
         self.handler: Handler | None = None
+        self.once: Once | None = None
+        self.is_first = False
         self.rest: Rest | None = None
 
 
@@ -639,6 +852,16 @@ class _Ping(msgspec.Struct):
 
 class _Room(msgspec.Struct):
     room: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
+
+
+class _Seen(msgspec.Struct):
+    offset: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    epoch: Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class _Resume(msgspec.Struct):
+    session: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN)]
+    rooms: dict[Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)], _Seen] = {}
 
 
 def _data(message: Envelope, shape: Any) -> Any:

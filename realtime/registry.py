@@ -63,21 +63,39 @@ class Registry:
         return sum(len(of_user) for of_user in list(self._by_user.values()))
 
     def add(self, connection: Connection) -> None:
-        """Take a connection in. Its id was made by the server, so it cannot be anybody else's."""
-        self._by_id[connection.id] = connection
-        if connection.user_id is not None:
-            self._by_user.setdefault(connection.user_id, {})[connection.id] = connection
+        """Take a connection in. One that has the same id is replaced: it stays, but is not found by it any more."""
+        replaced = self._by_id.get(connection.id)
+        if replaced is not None and replaced is not connection:
+            self._enter(replaced.instance, replaced)
+        self._enter(connection.id, connection)
 
     def remove(self, connection: Connection) -> None:
         """Let a connection go; one that is not here is ignored."""
-        self._by_id.pop(connection.id, None)
-        if connection.user_id is not None:
-            of_user = self._by_user.get(connection.user_id, {})
-            of_user.pop(connection.id, None)
-            if not of_user:
-                self._by_user.pop(connection.user_id, None)
+        self._leave(connection)
         if not self._by_id and self._emptied is not None:
             self._emptied.set()
+
+    def rekey(self, connection: Connection, client_id: str) -> None:
+        """Give a connection that is here another id, which :meth:`add` says what becomes of if it is taken."""
+        self._leave(connection)
+        connection.id = client_id
+        self.add(connection)
+
+    def _enter(self, key: str, connection: Connection) -> None:
+        self._by_id[key] = connection
+        if connection.user_id is not None:
+            self._by_user.setdefault(connection.user_id, {})[key] = connection
+
+    def _leave(self, connection: Connection) -> None:
+        for key in (connection.id, connection.instance):
+            # The id may be that of the one who replaced it.
+            if self._by_id.get(key) is connection:
+                del self._by_id[key]
+                if connection.user_id is not None:
+                    of_user = self._by_user[connection.user_id]
+                    del of_user[key]
+                    if not of_user:
+                        del self._by_user[connection.user_id]
 
     def get(self, client_id: str) -> Connection | None:
         """Return the connection with this id, if it is here."""

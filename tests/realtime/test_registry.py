@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import secrets
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ from realtime.registry import ConnectionInfo, Registry
 
 
 def connection(id: str, user_id: str | None = None) -> Any:
-    return SimpleNamespace(id=id, user_id=user_id)
+    return SimpleNamespace(id=id, user_id=user_id, instance=secrets.token_hex(8))
 
 
 def registry(*connections: Any) -> Registry:
@@ -51,6 +52,41 @@ def test_a_connection_that_left_is_not_found():
     open_ = registry(tab, phone)
     open_.remove(tab)
     assert (open_.get("1"), open_.of_user("ann"), open_.named, len(open_)) == (None, [phone], 1, 1)
+
+
+class TestReplacing:
+    """S4: a client that comes back before its old socket is noticed to be gone."""
+
+    def test_the_newer_is_found_and_both_are_counted(self):
+        old, new = connection("1", "ann"), connection("1", "ann")
+        open_ = registry(old, new)
+        assert open_.get("1") is new
+        assert (len(open_), set(map(id, open_)), len(open_.of_user("ann"))) == (2, {id(old), id(new)}, 2)
+
+    def test_the_older_that_ends_late_does_not_take_the_newer_out(self):
+        old, new = connection("1", "ann"), connection("1", "ann")
+        open_ = registry(old, new)
+        open_.remove(old)
+        assert (open_.get("1"), list(open_), open_.of_user("ann")) == (new, [new], [new])
+        open_.remove(new)
+        assert (len(open_), open_.named) == (0, 0)
+
+    def test_the_newer_may_go_first(self):
+        old, new = connection("1", "ann"), connection("1", "ann")
+        open_ = registry(old, new)
+        open_.remove(new)
+        assert (open_.get("1"), list(open_)) == (None, [old])
+        open_.remove(old)
+        assert (len(open_), open_.named) == (0, 0)
+
+    def test_a_connection_can_take_an_id_that_is_taken(self):
+        old, new = connection("1", "ann"), connection("2", "ann")
+        open_ = registry(old, new)
+        open_.rekey(new, "1")
+        assert (new.id, open_.get("1"), open_.get("2"), len(open_)) == ("1", new, None, 2)
+        for one in (old, new):
+            open_.remove(one)
+        assert (len(open_), open_.named) == (0, 0)
 
 
 @pytest.mark.parametrize("stranger", [connection("9"), connection("9", "ann"), connection("9", "eve")])

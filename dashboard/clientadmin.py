@@ -31,15 +31,18 @@ from dashboard.filters import (
 )
 from dashboard.liveadmin import LiveModelAdmin
 from dashboard.models import Client
-from dashboard.moments import moment_of
+from dashboard.moments import Moment, moment_of
 from ratelimit.clients import network_of, parse_hop
 from ratelimit.conf import get_settings as get_ratelimit_settings
+from realtime import cluster
 from realtime.close_codes import KICKED
 from realtime.errors import RealtimeError
 from realtime.publish import disconnect_client_sync
 
 MOST_ROOMS_SHOWN = 2
 """Rooms named in a row of the list; the detail page names all."""
+MOST_NODES_SHOWN = 5
+"""Nodes whose connections are counted above the list; the filter has more."""
 
 
 class ClientAdmin(LiveModelAdmin):
@@ -130,15 +133,16 @@ class ClientAdmin(LiveModelAdmin):
         node = moment.node
         return {
             "draining": node.draining,
-            "unlisted": max(0, node.connections - len(moment.connections)),
+            "unknown": moment.unknown,
+            "unlisted": max(0, moment.open - len(moment.connections)),
             "tiles": [
-                ("Open", f"{node.connections:,}", []),
-                ("Named", f"{node.named:,}", []),
-                ("Anonymous", f"{node.anonymous:,}", []),
+                ("Open", f"{moment.open:,}", _by_node(moment)),
+                ("Named", f"{moment.named:,}", []),
+                ("Anonymous", f"{moment.open - moment.named:,}", []),
                 ("Limited", f"{moment.limited:,}", []),
-                ("Rooms", f"{node.rooms:,}", []),
-                ("In per second", f"{node.rates.received_per_sec:,.1f}", []),
-                ("Out per second", f"{node.rates.sent_per_sec:,.1f}", []),
+                ("Rooms", f"{moment.rooms_open:,}", []),
+                ("In per second", f"{sum(one.rates.received_per_sec for one in moment.processes):,.1f}", []),
+                ("Out per second", f"{sum(one.rates.sent_per_sec for one in moment.processes):,.1f}", []),
             ],
         }
 
@@ -300,6 +304,13 @@ class ClientAdmin(LiveModelAdmin):
         return TemplateResponse(request, "admin/dashboard/ban_addresses.html", context)
 
 
+def _by_node(moment: Moment) -> list[str]:
+    """Return how many of the listed connections each of the largest nodes has, where there are several."""
+    if len(moment.processes) < 2:
+        return []
+    return [f"{name} {count:,}" for name, count in moment.nodes.most_common(MOST_NODES_SHOWN)]
+
+
 def _two_lines(first: str, second: str) -> SafeString:
     return format_html('{}<span class="ops-second">{}</span>', first, second)
 
@@ -310,7 +321,12 @@ def _moment_text(seconds: float) -> str:
 
 
 def _disconnect(clients: list[Client]) -> tuple[list[Client], list[Client], list[RealtimeError]]:
-    """Close each; return those closed, those that were not there, and what went wrong with the others."""
+    """
+    Close each; return those closed, those that were not there, and what went wrong with the others.
+
+    The node that has one is told to close it.
+
+    """
     closed: list[Client] = []
     missed: list[Client] = []
     failed: list[RealtimeError] = []
@@ -320,7 +336,8 @@ def _disconnect(clients: list[Client]) -> tuple[list[Client], list[Client], list
         except RealtimeError as error:
             failed.append(error)
         else:
-            (closed if result.targets else missed).append(client)
+            told = result.targets or cluster.is_elsewhere(client.pk)
+            (closed if told else missed).append(client)
     return closed, missed, failed
 
 

@@ -18,7 +18,7 @@ RTT_QUANTILES = (0.5, 0.9, 0.99)
 
 class OpsCollector(Collector):
     """
-    Reads one moment for each scrape; a message costs nothing here.
+    Reads one moment of this process for each scrape; a message costs nothing here.
 
     Labels are bounded: close reasons, refusal reasons, budgets and policies are all small tables.
 
@@ -33,7 +33,7 @@ class OpsCollector(Collector):
         yield from _node_counters(moment.node)
         yield from _limit_counters(moment.limits)
         yield from _node_gauges(moment.node)
-        yield _round_trips([info.rtt for info in moment.connections if info.rtt is not None])
+        yield _round_trips([info.rtt for info in moment.own_connections if info.rtt is not None])
         resident = resident_bytes()
         if resident is not None:
             yield _gauge("memory_bytes", "Resident memory of the process.", resident)
@@ -61,6 +61,7 @@ def _node_counters(node: NodeSnapshot) -> Iterator[Metric]:
     yield _counters("slow_consumer", "Times a slow reader met its policy.", "policy", totals.slow_consumers)
     yield _counter("handler_errors", "Handlers that raised or took too long.", totals.handler_errors)
     yield _counter("task_restarts", "Background tasks started again.", totals.task_restarts)
+    yield _counter("evictions", "Sockets closed to save memory.", totals.evictions)
 
 
 def _limit_counters(limits: RateLimitSnapshot) -> Iterator[Metric]:
@@ -85,6 +86,7 @@ def _node_gauges(node: NodeSnapshot) -> Iterator[Metric]:
     yield _gauge("sent_per_sec", "Messages sent per second, last minute.", node.rates.sent_per_sec)
     yield _gauge("failed_per_sec", "Messages failed per second, last minute.", node.rates.failed_per_sec)
     yield _gauge("buffered_bytes", "Bytes that wait for slow readers.", node.buffered_bytes)
+    yield _gauge("connection_memory_bytes", "What the open sockets take.", node.memory_bytes)
     yield _gauge("draining", "1 while the process sends its sockets away.", int(node.draining))
 
 

@@ -1,4 +1,4 @@
-"""One moment of this process, read once for each request however often a page asks."""
+"""One moment of all nodes, read once for each request however often a page asks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from dashboard.conf import get_settings
 from ratelimit import counters
 from ratelimit.counters import RateLimitSnapshot
-from realtime import nodes
+from realtime import cluster, nodes
 from realtime.nodes import NodeSnapshot
 from realtime.registry import ConnectionInfo
 
@@ -20,7 +20,7 @@ _ATTRIBUTE = "_dashboard_moment"
 
 class Moment:
     """
-    What this process looked like at one time.
+    What this process, and what is known of the others, looked like at one time.
 
     Each part is read when it is first asked for, so a page pays for what it shows.
 
@@ -32,8 +32,40 @@ class Moment:
 
     @cached_property
     def connections(self) -> list[ConnectionInfo]:
-        """The newest connections, ``DASHBOARD_MAX_ROWS`` at most."""
+        """The newest connections of all nodes, ``DASHBOARD_MAX_ROWS`` at most."""
+        return cluster.connection_infos(limit=get_settings().max_rows)
+
+    @cached_property
+    def own_connections(self) -> list[ConnectionInfo]:
+        """The newest connections of this process."""
         return nodes.connection_infos(limit=get_settings().max_rows)
+
+    @cached_property
+    def processes(self) -> list[NodeSnapshot]:
+        """Every process of all nodes, this one first."""
+        return [self.node, *cluster.other_nodes().snapshots]
+
+    @cached_property
+    def unknown(self) -> str:
+        """Why nothing is known of other nodes, as a sentence; empty where it is."""
+        return cluster.other_nodes().problem
+
+    @cached_property
+    def open(self) -> int:
+        """Connections of all nodes."""
+        return self.node.connections + len(cluster.others().connections)
+
+    @cached_property
+    def named(self) -> int:
+        """Connections of authenticated users, of all nodes."""
+        return self.node.named + sum(info.user_id is not None for info in cluster.others().connections)
+
+    @cached_property
+    def rooms_open(self) -> int:
+        """Rooms with a member. A room of several nodes is one room, as far as its members are listed."""
+        return max(
+            len(self.rooms) if len(self.processes) > 1 else 0, *(one.rooms for one in self.processes), 0
+        )
 
     @cached_property
     def node(self) -> NodeSnapshot:

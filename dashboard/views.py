@@ -20,10 +20,11 @@ from dashboard.access import staff_or_token
 from dashboard.conf import get_settings
 from dashboard.metrics import utilization
 from dashboard.models import all_settings
-from dashboard.moments import moment_of
+from dashboard.moments import Moment, moment_of
 from dashboard.process import resident_bytes
 from ratelimit.counters import RateLimitSnapshot
 from realtime.health import health
+from realtime.nodes import NodeSnapshot
 from realtime.registry import ConnectionInfo
 
 DEFAULT_PAGE = 100
@@ -72,16 +73,20 @@ def health_report(request: HttpRequest) -> HttpResponse:
 @staff_or_token
 def stats(request: HttpRequest) -> HttpResponse:
     """
-    Everything this process counts.
+    Everything this process counts, and what the others say of themselves.
 
     ``node``: name, pid, version, started_at, taken_at (seconds since the epoch), uptime (seconds), draining.
-    ``connections``: open, named, anonymous. ``rooms``, ``handlers``, ``buffered_bytes``, ``memory_bytes``
-    (null where the system does not tell). ``totals``: since the start, see realtime.nodes.Totals.
+    ``connections``: open, named, anonymous. ``rooms``, ``handlers``, ``buffered_bytes``,
+    ``connection_memory_bytes`` (what the sockets take), ``memory_bytes`` (of the process; null where the system
+    does not tell). ``totals``: since the start, see realtime.nodes.Totals.
     ``rates``: per second over the last minute. ``queue``: size, limit, utilization (0 to 1).
     ``limits``: limited_messages by budget, limited_connections, disconnects, oversized, refused by reason,
     bans, top_clients and top_addresses ``[{"name", "count"}]``, minutes ``[{"started_at", "limited_messages",
     "limited_connections", "disconnects"}]``, seconds_since_limiting, seconds_since_disconnecting (or null).
     ``tasks``: ``[{"name", "alive", "restarts", "last_error"}]``.
+    ``cluster``: ``problem`` (why the other nodes are not known; empty where they are), ``connections`` (open, named,
+    anonymous, of all nodes), ``nodes`` ``[{"name", "pid", "version", "started_at", "taken_at", "draining",
+    "connections", "rooms", "messages_in", "messages_out", "rates", "queue_size", "state_problem"}]``, this process first.
 
     """
     moment = moment_of(request)
@@ -101,14 +106,42 @@ def stats(request: HttpRequest) -> HttpResponse:
             "rooms": node.rooms,
             "handlers": node.handlers,
             "buffered_bytes": node.buffered_bytes,
+            "connection_memory_bytes": node.memory_bytes,
             "memory_bytes": resident_bytes(),
             "totals": dataclasses.asdict(node.totals),
             "rates": dataclasses.asdict(node.rates),
             "queue": {"size": node.queue_size, "limit": node.queue_limit, "utilization": utilization(node)},
             "limits": _limits(moment.limits),
             "tasks": [dataclasses.asdict(task) for task in node.tasks],
+            "cluster": {
+                "problem": moment.unknown,
+                "connections": _connections(moment),
+                "nodes": [_process(process) for process in moment.processes],
+            },
         }
     )
+
+
+def _connections(moment: Moment) -> dict[str, int]:
+    return {"open": moment.open, "named": moment.named, "anonymous": moment.open - moment.named}
+
+
+def _process(process: NodeSnapshot) -> dict[str, Any]:
+    return {
+        "name": process.name,
+        "pid": process.pid,
+        "version": process.version,
+        "started_at": process.started_at,
+        "taken_at": process.taken_at,
+        "draining": process.draining,
+        "connections": process.connections,
+        "rooms": process.rooms,
+        "messages_in": process.totals.messages_in,
+        "messages_out": process.totals.messages_out,
+        "rates": dataclasses.asdict(process.rates),
+        "queue_size": process.queue_size,
+        "state_problem": process.state_problem,
+    }
 
 
 def _limits(limits: RateLimitSnapshot) -> dict[str, Any]:
@@ -124,10 +157,11 @@ def _limits(limits: RateLimitSnapshot) -> dict[str, Any]:
 @staff_or_token
 def clients(request: HttpRequest) -> HttpResponse:
     """
-    Open connections, the newest first: ``?limit=100&offset=0``.
+    Open connections of all nodes, the newest first: ``?limit=100&offset=0``, ``&node=`` for those of one node.
 
-    ``summary``: open, named, anonymous, limited (those that had messages refused, of the listed rows).
-    ``total`` rows can be paged through, ``DASHBOARD_MAX_ROWS`` at most; ``limit``, ``offset``.
+    ``summary``: open, named, anonymous of all nodes, limited (those that had messages refused, of the listed rows),
+    and problem (why other nodes are not known; empty where they are). ``total`` rows can be paged through,
+    ``DASHBOARD_MAX_ROWS`` at most; ``limit``, ``offset``.
     ``clients``: each with the fields of realtime.registry.ConnectionInfo. A limit or offset that is no
     whole number in range is a 400 ``{"error", "message"}``.
 
@@ -139,19 +173,15 @@ def clients(request: HttpRequest) -> HttpResponse:
     except ValueError as error:
         return JsonResponse({"error": "bad_request", "message": str(error)}, status=400)
     moment = moment_of(request)
-    node = moment.node
+    name = request.GET.get("node")
+    rows = [info for info in moment.connections if name is None or info.node == name]
     return JsonResponse(
         {
-            "summary": {
-                "open": node.connections,
-                "named": node.named,
-                "anonymous": node.anonymous,
-                "limited": moment.limited,
-            },
-            "total": len(moment.connections),
+            "summary": {**_connections(moment), "limited": moment.limited, "problem": moment.unknown},
+            "total": len(rows),
             "limit": limit,
             "offset": offset,
-            "clients": [_client(info) for info in moment.connections[offset : offset + limit]],
+            "clients": [_client(info) for info in rows[offset : offset + limit]],
         }
     )
 

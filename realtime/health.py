@@ -35,6 +35,12 @@ def judge(node: NodeSnapshot, limits: RateLimitSnapshot) -> Health:
     critical.extend(
         f"background task {task.name} is down: {task.last_error}" for task in node.tasks if not task.alive
     )
+    if node.state_problem:
+        warnings.append(f"what nodes share cannot be reached {node.state_problem}")
+    if node.rooms_behind:
+        warnings.append(f"{node.rooms_behind} rooms wait for messages that were lost on the way")
+    if limits.alone:
+        warnings.append(f"limits count in this process only: {limits.alone}")
     if _recent(limits.seconds_since_disconnecting):
         critical.append("clients were disconnected for sending too much in the last minute")
     elif _recent(limits.seconds_since_limiting):

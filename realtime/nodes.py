@@ -9,8 +9,9 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
@@ -18,11 +19,17 @@ from django.db import close_old_connections
 
 from ratelimit import bans
 from realtime import handlers
+from realtime.census import Census
 from realtime.conf import get_settings
 from realtime.counters import Counters, Rates, RateWindow, Sample
 from realtime.heartbeat import HeartbeatWorker
 from realtime.hub import Hub
+from realtime.lease import Lease
+from realtime.memory import MemoryKeeper
+from realtime.registrar import Held, Registrar, entry_of
 from realtime.registry import ConnectionInfo, Registry
+from realtime.resumption import Sessions
+from realtime.state import State, open_state
 from realtime.supervisor import Supervisor, TaskState
 
 BAN_CHECK_INTERVAL = 5.0
@@ -48,6 +55,8 @@ class Totals:
     """By policy."""
     handler_errors: int
     task_restarts: int
+    evictions: int
+    """Sockets closed to save memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +74,18 @@ class NodeSnapshot:
     anonymous: int
     rooms: int
     buffered_bytes: int
+    memory_bytes: int
+    """What the open sockets take: their objects, what waits for them and their session data."""
     queue_size: int
     queue_limit: int
     handlers: int
     totals: Totals
     rates: Rates
     tasks: tuple[TaskState, ...]
+    state_problem: str = ""
+    """Why what nodes share cannot be reached, and since when, as a sentence; empty while it can."""
+    rooms_behind: int = 0
+    """Rooms with history that have waited for some seconds for messages that are known to exist."""
 
 
 class Node:
@@ -85,7 +100,17 @@ class Node:
         self.registry = Registry()
         self.supervisor = Supervisor(self.counters)
         self.heartbeat = HeartbeatWorker(self.counters)
+        self.state = open_state(get_settings().state_url)
+        """What this node shares with the others."""
+        self.has_others = get_settings().state_url != "memory://"
+        """Whether there may be others: not where the state is in the memory of this process."""
+        self.lease = Lease(self.state, self.supervisor, self.name)
+        self.lease.describe = self._described
+        self.census = Census(self.state, self.lease)
+        self.registrar = Registrar(self.registry, self.state, self.lease)
         self.hub = Hub(self)
+        self.sessions = Sessions(self)
+        self.memory = MemoryKeeper(self.registry, self.counters)
         self.rates = RateWindow()
         self.cleanup = asyncio.Semaphore(get_settings().max_concurrent_cleanup)
         """Held by a consumer while it cleans up, so that ten thousand do not meet in the database at once."""
@@ -97,15 +122,27 @@ class Node:
         if get_settings().heartbeat_enabled:
             self.supervisor.start("heartbeat", self.heartbeat.run)
         self.supervisor.start("housekeeping", self._keep_house)
+        self.supervisor.start("memory", self.memory.run)
+        self.supervisor.start("sessions", self.sessions.run)
         if self.hub.layer is not None:
             self.supervisor.start("receiver", self.hub.run_receiver)
-            self.supervisor.start("sender", self.hub.run_sender)
+            self.supervisor.start("sender", self.hub.courier.run)
             self.supervisor.start("maintenance", self.hub.run_maintenance)
+        if self.has_others:
+            self.lease.keep()
+            self.supervisor.start("census", self.census.run)
+            self.supervisor.start("registrar", self.registrar.run)
+            self.supervisor.start("presence", self.hub.attendance.run)
+
+    def _described(self) -> bytes:
+        """Return the row of this node in the shared state."""
+        return entry_of(_snapshot_of([self], self.registrar.held))
 
     async def aclose(self) -> None:
         """Stop the background tasks and leave the channel layer."""
         await self.supervisor.stop()
         await self.hub.aclose()
+        await self.state.aclose()
         _NODES.pop(self.loop, None)
 
     async def _keep_house(self) -> None:
@@ -169,30 +206,65 @@ def connection_infos(limit: int | None = None) -> list[ConnectionInfo]:
 
 def snapshot() -> NodeSnapshot:
     """Return this process as it is now. Safe from any thread."""
-    nodes = live()
-    connections = sum(len(node.registry) for node in nodes)
-    named = sum(node.registry.named for node in nodes)
+    here = live()
+    held = Held()
+    for node in here:
+        for connection in node.registry:
+            held.add(connection)
+    return _snapshot_of(here, held)
+
+
+def _snapshot_of(several: list[Node], held: Held) -> NodeSnapshot:
+    connections = sum(len(node.registry) for node in several)
+    named = sum(node.registry.named for node in several)
     return NodeSnapshot(
         name=node_name(),
         pid=os.getpid(),
         version=package_version(),
-        started_at=min((node.started_at for node in nodes), default=time.time()),
+        started_at=min((node.started_at for node in several), default=time.time()),
         taken_at=time.time(),
-        draining=any(node.draining for node in nodes),
+        draining=any(node.draining for node in several),
         connections=connections,
         named=named,
         anonymous=connections - named,
-        rooms=sum(len(node.hub.rooms) for node in nodes),
-        buffered_bytes=sum(
-            c.outbox.bytes + c.transport.buffered_bytes for node in nodes for c in node.registry
-        ),
-        queue_size=sum(node.hub.queue_size for node in nodes),
+        rooms=sum(len(node.hub.rooms) for node in several),
+        buffered_bytes=held.buffered,
+        memory_bytes=held.memory,
+        queue_size=sum(node.hub.queue_size for node in several),
         queue_limit=get_settings().max_queue_size,
         handlers=len(handlers.registered()),
-        totals=_totals([node.counters for node in nodes]),
-        rates=_summed([node.rates.rates() for node in nodes]),
-        tasks=tuple(state for node in nodes for state in node.supervisor.states()),
+        totals=_totals([node.counters for node in several]),
+        rates=_summed([node.rates.rates() for node in several]),
+        tasks=tuple(state for node in several for state in node.supervisor.states()),
+        state_problem=next((_state_problem(node.state) for node in several if not node.state.available), ""),
+        rooms_behind=sum(node.hub.repairs.late() for node in several),
     )
+
+
+def _state_problem(state: State) -> str:
+    since = time.localtime(state.away_since)
+    return f"since {time.strftime('%Y-%m-%d %H:%M:%S', since)}: {state.reason}"
+
+
+def together(one: NodeSnapshot, other: NodeSnapshot) -> NodeSnapshot:
+    """Return two loops of one process as one."""
+    summed = ("connections", "named", "anonymous", "rooms", "buffered_bytes", "memory_bytes", "queue_size")
+    return replace(
+        one,
+        started_at=min(one.started_at, other.started_at),
+        draining=one.draining or other.draining,
+        totals=Totals(
+            *(_added(getattr(one.totals, f.name), getattr(other.totals, f.name)) for f in fields(Totals))
+        ),
+        rates=_summed([one.rates, other.rates]),
+        tasks=one.tasks + other.tasks,
+        state_problem=one.state_problem or other.state_problem,
+        **{name: getattr(one, name) + getattr(other, name) for name in summed},
+    )
+
+
+def _added(one: Any, other: Any) -> Any:
+    return _merged([one, other]) if isinstance(one, dict) else one + other
 
 
 def _totals(counters: list[Counters]) -> Totals:
@@ -211,6 +283,7 @@ def _totals(counters: list[Counters]) -> Totals:
         slow_consumers=_merged(counter.slow_consumers for counter in counters),
         handler_errors=sum(counter.handler_errors for counter in counters),
         task_restarts=sum(counter.task_restarts for counter in counters),
+        evictions=sum(counter.evictions for counter in counters),
     )
 
 

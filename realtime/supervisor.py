@@ -12,6 +12,9 @@ from realtime.counters import Counters
 
 logger = get_logger("realtime")
 
+CANCEL_AGAIN = 0.5
+"""Seconds that a task has to end after it was cancelled, before it is cancelled again."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskState:
@@ -50,10 +53,14 @@ class Supervisor:
         )
 
     async def stop(self) -> None:
-        """Cancel every task and wait until they are gone."""
+        """Cancel every task and wait until they are gone; one that loses its cancellation is cancelled again."""
         tasks = [job.task for job in self._jobs.values() if job.task is not None]
-        for task in tasks:
-            task.cancel()
+        running = set(tasks)
+        while running:
+            for task in running:
+                task.cancel()
+            # A channel layer may turn a cancellation into an error of its own, and then the work goes on.
+            _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN)
         await asyncio.gather(*tasks, return_exceptions=True)
         for job in self._jobs.values():
             job.running = False

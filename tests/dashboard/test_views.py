@@ -82,6 +82,7 @@ def test_stats_have_everything_that_is_counted(staff, limits, clients, monkeypat
     assert len(stats["limits"]["minutes"]) == 60
     assert stats["memory_bytes"] is None or stats["memory_bytes"] > 0
     assert (stats["rooms"], stats["handlers"], stats["buffered_bytes"]) == (2, 6, 99)
+    assert stats["connection_memory_bytes"] == 98
     assert clients.asked == 0
 
 

@@ -49,6 +49,12 @@ class Admission(Generic[T]):
             self._sockets.enter(network)
             return None
 
+    def take_back(self, network: str, settings: RateLimitSettings) -> None:
+        """Undo the :meth:`enter` of a socket that was refused elsewhere: it spends nothing here either."""
+        with self._lock:
+            self._sockets.leave(network)
+            self._rates.give_back(network, settings.connections_per_window, settings.connection_window)
+
     def leave(self, network: str) -> None:
         """A socket of ``network`` is gone."""
         with self._lock:

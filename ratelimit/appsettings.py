@@ -204,6 +204,8 @@ def _types(cls: type[Any]) -> dict[str, Any]:
 
 def _parse(text: str, kind: Any) -> Any:
     lowered = text.strip().lower()
+    if isinstance(kind, types.UnionType) and int in _alternatives(kind) and not lowered.startswith("{"):
+        return _parse(text, int)
     if kind is bool:
         return True if lowered in _TRUE else False if lowered in _FALSE else text
     if typing.get_origin(kind) is tuple:
@@ -232,8 +234,12 @@ def _checked(
     if converted is None:
         wanted = _wanted(kind, field.metadata["unit"])
         return None, Problem(f"{cls.app}.E001", f"{name} is {shown}.", f"Set it to {wanted}.")
-    if problem := _range_problem(field.metadata, converted):
-        return None, Problem(f"{cls.app}.E003", f"{name} is {shown}{unit}.", f"It must be {problem}{unit}.")
+    for place, number in _numbers(converted):
+        if problem := _range_problem(field.metadata, number):
+            told = shown if not place else repr(number)
+            return None, Problem(
+                f"{cls.app}.E003", f"{name}{place} is {told}{unit}.", f"It must be {problem}{unit}."
+            )
     choices = field.metadata["choices"]
     for place, chosen in _chosen(converted) if choices else ():
         if chosen not in choices:
@@ -253,21 +259,34 @@ def _chosen(value: Any) -> Iterator[tuple[str, Any]]:
         yield "", value
 
 
+def _numbers(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers in a value, each with its place in it."""
+    return ((place, one) for place, one in _chosen(value) if isinstance(one, int | float))
+
+
 _KINDS: dict[Any, str] = {
     bool: "True or False",
     int: "a whole number",
     float: "a number",
     str: "a string",
     tuple: "a list of strings",
-    Mapping: "a mapping of strings to strings",
 }
 
 
+_PLURALS: dict[Any, str] = {str: "strings", int: "whole numbers", float: "numbers"}
+
+
 def _wanted(kind: Any, unit: str) -> str:
-    words = " or ".join(_KINDS[typing.get_origin(one) or one] for one in _alternatives(kind))
+    words = " or ".join(map(_named_kind, _alternatives(kind)))
     if not unit:
         return words
     return f"{words} of {unit}" if kind in (int, float) else f"{words} ({unit})"
+
+
+def _named_kind(kind: Any) -> str:
+    if typing.get_origin(kind) is Mapping:
+        return f"a mapping of strings to {_PLURALS[typing.get_args(kind)[1]]}"
+    return _KINDS[typing.get_origin(kind) or kind]
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
@@ -282,7 +301,7 @@ def _converted(value: Any, kind: Any) -> Any:
             (found for one in _alternatives(kind) if (found := _converted(value, one)) is not None), None
         )
     if typing.get_origin(kind) is Mapping:
-        return dict(value) if isinstance(value, Mapping) and _all_strings(value) else None
+        return _converted_mapping(value, typing.get_args(kind)[1]) if isinstance(value, Mapping) else None
     if typing.get_origin(kind) is tuple:
         if isinstance(value, list | tuple | set | frozenset) and all(isinstance(part, str) for part in value):
             return tuple(value)
@@ -297,8 +316,9 @@ def _converted(value: Any, kind: Any) -> Any:
     return value if isinstance(value, kind) else None
 
 
-def _all_strings(mapping: Mapping[Any, Any]) -> bool:
-    return all(isinstance(part, str) for item in mapping.items() for part in item)
+def _converted_mapping(mapping: Mapping[Any, Any], kind: Any) -> dict[str, Any] | None:
+    converted = {key: _converted(value, kind) for key, value in mapping.items() if isinstance(key, str)}
+    return None if len(converted) < len(mapping) or None in converted.values() else converted
 
 
 def _range_problem(metadata: Mapping[str, Any], value: Any) -> str | None:

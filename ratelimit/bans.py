@@ -167,6 +167,8 @@ class BanWatch:
 
 watch: Final = BanWatch()
 """The bans as this process knows them."""
+on_commit: Final[list[Callable[[], None]]] = []
+"""Called, in the thread that did it, when this process has changed the bans for all."""
 
 
 async def refresh() -> None:
@@ -184,3 +186,5 @@ def _changed() -> None:
     # Once more: a connection may have read the bans between the change and its commit.
     watch.invalidate()
     watch.read()
+    for tell in on_commit:
+        tell()

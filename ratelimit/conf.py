@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ratelimit import ledger
 from ratelimit.appsettings import AppSettings, Problem, cached, setting
 
 
@@ -90,6 +91,12 @@ class RateLimitSettings(AppSettings):
     ipv6_prefix: int = setting(
         64, "IPv6 addresses that share this prefix count as one client.", unit="bits", minimum=1, maximum=128
     )
+    scope: str = setting(
+        "process",
+        "Where connections of one address and one user are counted: in each `process` by itself, or over the whole"
+        " `cluster`, which needs a Redis at `REALTIME_STATE_URL`.",
+        choices=("process", "cluster"),
+    )
     ban_refresh: float = setting(
         1.0,
         "How old the list of bans may be when a connection is judged by it.",
@@ -99,7 +106,7 @@ class RateLimitSettings(AppSettings):
     )
 
     def conflicts(self) -> Iterator[Problem]:
-        """A byte budget smaller than one message would refuse that message for ever."""
+        """A byte budget smaller than one message would refuse it for ever; counting over all nodes takes a ledger."""
         burst = self.bytes_per_window * self.burst_multiplier
         if self.bytes_per_window and not 0 < self.max_message_bytes <= burst:
             yield Problem(
@@ -108,6 +115,9 @@ class RateLimitSettings(AppSettings):
                 f" RATELIMIT_BURST_MULTIPLIER lets through {burst:g} bytes at most.",
                 "A larger message could never pass: raise the byte budget or lower the message size.",
             )
+        if self.scope == "cluster" and (problem := ledger.problem()) is not None:
+            why, hint = problem
+            yield Problem("ratelimit.E011", f"RATELIMIT_SCOPE is 'cluster', and {why}.", hint)
 
 
 get_settings = cached(RateLimitSettings)

@@ -54,6 +54,10 @@ class RateLimitSnapshot:
     """Since a message or connection was last limited; ``None`` if never."""
     seconds_since_disconnecting: float | None
     """Since a socket was last closed with 4429; ``None`` if never."""
+    alone: str = ""
+    """Why limits that should count over all nodes count in this process only, as a sentence; empty while they do not."""
+    judged_alone: int = 0
+    """Connections that were let in by the limits of this process, because the other nodes could not be reached."""
 
 
 class _Tally:
@@ -87,6 +91,8 @@ class Counters:
         self._tallies: deque[_Tally] = deque(maxlen=MINUTES)
         self._limited_at: float | None = None
         self._disconnected_at: float | None = None
+        self.alone = ""
+        self.judged_alone = 0
 
     def count_message(self, budget: BudgetName, address: str, label: str, now: float) -> None:
         """A message was refused for a budget."""
@@ -130,6 +136,8 @@ class Counters:
             minutes=self._minutes(now),
             seconds_since_limiting=_since(self._limited_at, now),
             seconds_since_disconnecting=_since(self._disconnected_at, now),
+            alone=self.alone,
+            judged_alone=self.judged_alone,
         )
 
     def _tally(self, now: float) -> _Tally:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ratelimit import bans, counters
+from ratelimit import bans, counters, ledger
 from ratelimit.admission import Admission
 from ratelimit.asgi import Message
 from ratelimit.clients import Client
@@ -53,20 +53,20 @@ class Guard:
         "__weakref__",
         "_allowance",
         "_base",
-        "_entered",
         "_judged",
         "_max_bytes",
         "_override",
-        "_user",
         "address",
         "closer",
         "closing",
+        "entered",
         "label",
         "limited",
         "limits",
         "loop",
         "network",
         "retry_after",
+        "user",
     )
 
     def __init__(self, client: Client, closer: Callable[[CloseReason], None]) -> None:
@@ -85,9 +85,11 @@ class Guard:
         self.closing = False
         """Whether the socket is being closed by a limit or a ban: its messages are swallowed."""
         self.loop = asyncio.get_running_loop()
+        self.entered = False
+        """Whether the socket is counted among those of its network."""
+        self.user: str | None = None
+        """The user among whose sockets it is counted, by primary key as text."""
         self._judged = False
-        self._entered = False
-        self._user: str | None = None
         self._base = _EVERYTHING_OFF
         self._override: Limits | None = None
         self._allowance: Allowance | None = None
@@ -131,9 +133,9 @@ class Guard:
         # One that is made here is not kept: observers are in other threads.
         return (self._allowance or Allowance(self.limits)).remaining(now)
 
-    def enter(self, settings: RateLimitSettings, now: float) -> Refusal | None:
+    async def enter(self, settings: RateLimitSettings, now: float) -> Refusal | None:
         """Count the socket among those of its network at ``now`` (seconds, monotonic), or return why it must not come in."""
-        if self._entered:
+        if self.entered:
             return None
         # First: whoever changes the table from now on sees that this socket may have been judged by the
         # old one, and closes it. Before that, the new table is the one it will be judged by.
@@ -142,26 +144,41 @@ class Guard:
             self._judged = False
             return BANNED
         refusal = door.enter(self.network, settings, now)
-        self._entered = refusal is None
+        if refusal is not None:
+            return refusal
+        # Before anything is awaited: who is cancelled meanwhile gives back what it has, here and there.
+        self.entered = True
+        shared = ledger.in_force(settings)
+        if shared is not None and (refusal := await shared.enter(self.network, settings)) is not None:
+            self.entered = False
+            door.take_back(self.network, settings)
         return refusal
 
-    def enter_user(self, user_key: str) -> Refusal | None:
+    async def enter_user(self, user_key: str) -> Refusal | None:
         """
         Count the socket among those of a user, named by primary key as text, or return why it must not come in.
 
         To be called before the socket is accepted, where its user is known.
 
         """
-        self._leave_user()
-        self._user = user_key  # first, as above
+        if self.user == user_key:
+            return None
+        settings = get_settings()
+        self._leave_user(settings)
+        self.user = user_key  # first, as above
         if bans.watch.table.bans_user(user_key, time.time()):
-            self._user = None
+            self.user = None
             return BANNED
-        refusal, replaced = door.enter_user(user_key, self, get_settings())
-        if refusal is not None:
-            self._user = None
+        refusal, replaced = door.enter_user(user_key, self, settings)
         for older in replaced:
             older.close_soon(REPLACED)
+        if refusal is not None:
+            self.user = None
+            return refusal
+        shared = ledger.in_force(settings)
+        if shared is not None and (refusal := await shared.enter_user(user_key, self, settings)) is not None:
+            self.user = None
+            door.leave_user(user_key, self)
         return refusal
 
     def close(self, reason: CloseReason) -> None:
@@ -178,7 +195,7 @@ class Guard:
 
     def is_banned(self, table: bans.BanTable, now: float) -> bool:
         """Return whether ``table`` bans this socket, which came in, at ``now`` (seconds since the epoch)."""
-        user = self._user
+        user = self.user
         return (self._judged and table.bans_address(self.address, now)) or (
             user is not None and table.bans_user(user, now)
         )
@@ -187,15 +204,22 @@ class Guard:
         """Give back all that the socket holds; it is gone."""
         # What closes it knows the application, which knows the guard: reference counts would never free them.
         self.closer = _nobody
-        if self._entered:
+        if not self.entered and self.user is None:
+            return
+        settings = get_settings()
+        if self.entered:
+            self.entered = False
             door.leave(self.network)
-            self._entered = False
-        self._leave_user()
+            if (shared := ledger.in_force(settings)) is not None:
+                shared.leave(self.network, settings)
+        self._leave_user(settings)
 
-    def _leave_user(self) -> None:
-        if self._user is not None:
-            door.leave_user(self._user, self)
-            self._user = None
+    def _leave_user(self, settings: RateLimitSettings) -> None:
+        user, self.user = self.user, None
+        if user is not None:
+            door.leave_user(user, self)
+            if (shared := ledger.in_force(settings)) is not None:
+                shared.leave_user(user, self, settings)
 
     def _resolve(self) -> None:
         self.limits = self._override.filled(self._base) if self._override is not None else self._base

@@ -94,9 +94,9 @@ class RateLimit(_Limiting):
 async def _admit(socket: Guarded, settings: RateLimitSettings, clock: Clock) -> Refusal | None:
     """Count a socket in, or return why it must not come in."""
     await bans.watch.current(settings.ban_refresh)
-    refusal = socket.guard.enter(settings, clock())
+    refusal = await socket.guard.enter(settings, clock())
     if refusal is None and (user := user_key(socket.scope)) is not None:
-        refusal = socket.guard.enter_user(user)
+        refusal = await socket.guard.enter_user(user)
     return refusal
 
 

@@ -44,6 +44,17 @@ class ConnectionRates:
             self._remember(network, meter.arrival)
         return wait
 
+    def give_back(self, network: str, limit: int, window: float) -> None:
+        """Forget one connection that was counted with this limit."""
+        known = self._arrivals.get(network)
+        if known is None or not limit:
+            return
+        self._forget(network)
+        arrival = known - Meter(limit, window).interval
+        # Below that it is full again, and nobody would ever look for it.
+        if _bucket(arrival) >= self._swept:
+            self._remember(network, arrival)
+
     def _remember(self, network: str, arrival: float) -> None:
         if len(self._arrivals) >= self.max_clients:
             self._forget(next(iter(self._arrivals)))

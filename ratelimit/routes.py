@@ -29,7 +29,7 @@ def limited(app: Application, limits: Limits | None = None) -> Application:
             user = user_key(scope)
             if user is not None:
                 await bans.watch.current(settings.ban_refresh)
-                refusal = socket.guard.enter_user(user)
+                refusal = await socket.guard.enter_user(user)
                 if refusal is not None:
                     await refuse(refusal, socket.scope, socket.receive, socket.send)
                     return

@@ -112,3 +112,13 @@ def test_threads_lose_no_count():
     for thread in threads:
         thread.join()
     assert door.total == 8000
+
+
+def test_a_socket_that_is_taken_back_has_spent_nothing():
+    """X3."""
+    door, settings = door_and(connections_per_window=2, connection_window=10.0)
+    for _ in range(5):
+        assert door.enter("a", settings, 0.0) is None
+        door.take_back("a", settings)
+    assert door.total == 0
+    assert [door.enter("a", settings, 0.0) is None for _ in range(3)] == [True, True, False]

@@ -26,6 +26,7 @@ DEFAULTS = {
     "RATELIMIT_USER_LIMIT_POLICY": "refuse",
     "RATELIMIT_TRUSTED_PROXIES": (),
     "RATELIMIT_IPV6_PREFIX": 64,
+    "RATELIMIT_SCOPE": "process",
     "RATELIMIT_BAN_REFRESH": 1.0,
 }
 
@@ -51,6 +52,7 @@ def test_every_setting_says_what_it_does():
         pytest.param("RATELIMIT_IPV6_PREFIX", 0, id="everybody in one prefix"),
         pytest.param("RATELIMIT_IPV6_PREFIX", 129, id="more bits than there are"),
         pytest.param("RATELIMIT_USER_LIMIT_POLICY", "oldest", id="unknown policy"),
+        pytest.param("RATELIMIT_SCOPE", "node", id="unknown scope"),
         pytest.param("RATELIMIT_TRUSTED_PROXIES", ["proxy.example"], id="a name is no network"),
         pytest.param("RATELIMIT_TRUSTED_PROXIES", "10.0.0.0/8", id="a string is no list"),
         pytest.param("RATELIMIT_DISCONNECT_AFTER", True, id="bool"),

@@ -180,9 +180,9 @@ SETTINGS = RateLimitSettings(connections_per_window=0, max_connections=1)
 
 async def test_a_socket_is_counted_once_and_given_back_once():
     first, second = Watched(), Watched()
-    assert first.enter(SETTINGS, 0.0) is None
-    assert first.enter(SETTINGS, 0.0) is None, "asked again by another middleware"
-    assert second.enter(SETTINGS, 0.0).name == "at_capacity"
+    assert await first.enter(SETTINGS, 0.0) is None
+    assert await first.enter(SETTINGS, 0.0) is None, "asked again by another middleware"
+    assert (await second.enter(SETTINGS, 0.0)).name == "at_capacity"
     second.release()
     assert guards.door.total == 1, "what was not let in is not given back"
     first.release()
@@ -192,36 +192,36 @@ async def test_a_socket_is_counted_once_and_given_back_once():
 
 async def test_a_banned_address_does_not_come_in():
     bans.watch.table = BanTable([("192.0.2.0/24", None, None)])
-    assert Watched().enter(SETTINGS, 0.0).name == "banned"
+    assert (await Watched().enter(SETTINGS, 0.0)).name == "banned"
     assert guards.door.total == 0
 
 
 async def test_a_banned_user_does_not_come_in():
     bans.watch.table = BanTable([("", 7, None)])
-    assert Watched().enter_user("7").name == "banned"
-    assert Watched().enter_user("8") is None
+    assert (await Watched().enter_user("7")).name == "banned"
+    assert await Watched().enter_user("8") is None
 
 
 async def test_a_user_s_sockets_are_given_back(settings):
     settings.RATELIMIT_MAX_CONNECTIONS_PER_USER = 1
     first, second = Watched(), Watched()
-    assert first.enter_user("7") is None
-    assert first.enter_user("7") is None, "asked again by the route"
-    assert second.enter_user("7").name == "user_connections"
+    assert await first.enter_user("7") is None
+    assert await first.enter_user("7") is None, "asked again by the route"
+    assert (await second.enter_user("7")).name == "user_connections"
     first.release()
-    assert second.enter_user("7") is None
+    assert await second.enter_user("7") is None
 
 
 async def test_the_newest_socket_of_a_user_closes_the_oldest(settings):
     settings.RATELIMIT_MAX_CONNECTIONS_PER_USER = 1
     settings.RATELIMIT_USER_LIMIT_POLICY = "newest"
     first, second = Watched(), Watched()
-    assert first.enter_user("7") is None
-    assert second.enter_user("7") is None
+    assert await first.enter_user("7") is None
+    assert await second.enter_user("7") is None
     await asyncio.sleep(0)
     assert (first.closed, second.closed) == ([REPLACED], [])
     first.release()
-    assert Watched().enter_user("7") is None
+    assert await Watched().enter_user("7") is None
     await asyncio.sleep(0)
     assert second.closed == [REPLACED]
 
@@ -260,8 +260,8 @@ def test_asking_to_close_after_the_loop_is_gone_is_no_error():
 )
 async def test_open_sockets_that_a_new_table_bans_are_closed(row, closed):
     guard = Watched()
-    assert guard.enter(SETTINGS, 0.0) is None
-    assert guard.enter_user("7") is None
+    assert await guard.enter(SETTINGS, 0.0) is None
+    assert await guard.enter_user("7") is None
     guards.open_guards.add(guard)
     try:
         guards.close_banned(BanTable([row]))
@@ -279,8 +279,8 @@ async def test_a_socket_that_is_still_to_be_judged_is_refused_and_not_closed():
         bans.watch.table = BanTable([("192.0.2.0/24", 7, None)])
         guards.close_banned(bans.watch.table)
         await asyncio.sleep(0)
-        assert guard.enter(SETTINGS, 0.0).name == "banned"
-        assert guard.enter_user("7").name == "banned"
+        assert (await guard.enter(SETTINGS, 0.0)).name == "banned"
+        assert (await guard.enter_user("7")).name == "banned"
         guards.close_banned(bans.watch.table)
         await asyncio.sleep(0)
     finally:
@@ -310,9 +310,9 @@ async def test_a_table_that_changes_while_a_socket_is_judged_misses_nobody(banne
     monkeypatch.setattr(BanTable, f"bans_{banned}", changing(getattr(BanTable, f"bans_{banned}")))
     try:
         if banned == "address":
-            assert guard.enter(SETTINGS, 0.0) is None
+            assert await guard.enter(SETTINGS, 0.0) is None
         else:
-            assert guard.enter_user("7") is None
+            assert await guard.enter_user("7") is None
         await asyncio.sleep(0)
     finally:
         guards.open_guards.discard(guard)

@@ -37,6 +37,23 @@ class TestConnectionRates:
         rates.take("somebody", 61.0, 10, 60.0)
         assert len(rates) == 1
 
+    def test_a_connection_that_is_given_back_was_never_made(self):
+        rates = ConnectionRates()
+        rates.take("a", 0.0, 2, 60.0)
+        rates.take("a", 1.0, 2, 60.0)
+        rates.give_back("a", 2, 60.0)
+        assert [rates.take("a", 1.0, 2, 60.0) == 0 for _ in range(2)] == [True, False]
+
+    def test_a_client_with_nothing_left_is_forgotten(self):
+        rates = ConnectionRates()
+        rates.take("somebody", 100.0, 1, 60.0)
+        rates.take("a", 100.0, 1, 60.0)
+        rates.give_back("a", 1, 60.0)
+        rates.give_back("a", 1, 60.0)
+        rates.give_back("a", 0, 60.0)
+        rates.take("somebody", 200.0, 1, 60.0)
+        assert len(rates) == 1
+
     def test_a_client_that_comes_back_is_remembered_for_longer(self):
         rates = ConnectionRates()
         rates.take("a", 0.0, 1, 10.0)

@@ -65,14 +65,14 @@ async def test_the_guard_is_known_as_long_as_the_socket_is():
 
 
 async def test_what_the_socket_holds_is_given_back_whatever_happens():
-    def fail():
+    async def fail():
         with opened(Wire()) as socket:
-            socket.guard.enter(get_settings(), 0.0)
+            await socket.guard.enter(get_settings(), 0.0)
             assert guards.door.total == 1
             raise KeyError
 
     with pytest.raises(KeyError):
-        fail()
+        await fail()
     assert guards.door.total == 0
     assert guards.open_guards == set()
 

@@ -11,7 +11,7 @@ from ratelimit.asgi import Receive, Scope, Send
 from ratelimit.refusals import Refusal, refuse
 from realtime.close_codes import FORBIDDEN
 from realtime.turbo import TurboBroadcast, TurboEcho
-from wsproject.consumers import MAX_ROOM_NAME, ChatConsumer, echo
+from wsproject.consumers import MAX_ROOM_NAME, ChatConsumer, SurveyConsumer, echo
 
 UNKNOWN_ADDRESS = Refusal(
     status=404,
@@ -30,6 +30,7 @@ async def unknown_address(scope: Scope, receive: Receive, send: Send) -> None:
 _router = URLRouter(
     [
         re_path(r"^ws/echo/$", echo),
+        re_path(r"^ws/survey/$", SurveyConsumer.as_asgi()),
         re_path(r"^ws/turbo/echo/$", cast("Any", TurboEcho(prefix="Echo: "))),
         re_path(r"^ws/turbo/broadcast/$", cast("Any", TurboBroadcast("turbo"))),
         # A room may be called anything, slashes and line ends included.

@@ -102,7 +102,10 @@ def _channel_layers(redis_url: str | None) -> dict[str, Any]:
     }
 
 
+# One variable moves both from this process's memory to Redis: the messages between nodes, and what nodes share.
 CHANNEL_LAYERS = _channel_layers(os.environ.get("REDIS_URL"))
+if os.environ.get("REDIS_URL"):
+    REALTIME_STATE_URL = os.environ["REDIS_URL"]
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
@@ -149,5 +152,7 @@ LOGGING: dict[str, Any] = {
 # The demonstration is reloaded often, and all of its visitors share an address: the defaults of ten
 # connections a minute are meant for the public.
 RATELIMIT_CONNECTIONS_PER_WINDOW = 600
+
+REALTIME_HISTORY_SIZE = {"chat.*": 100}
 
 globals().update(from_environment((RateLimitSettings, RealtimeSettings, DashboardSettings)))

@@ -31,6 +31,10 @@ export class Chat {
     this.#socket.addEventListener("state", () => this.#stateChanged());
     this.#socket.addEventListener("system", (event) => this.#system(event.detail));
     this.#socket.addEventListener("message", (event) => this.#message(event.detail));
+    element.drop.addEventListener("click", () => {
+      element.message.focus();
+      this.#socket.drop();
+    });
     element.reconnect.addEventListener("click", () => {
       element.message.focus();
       this.#socket.start();
@@ -65,6 +69,7 @@ export class Chat {
     else if (type === "system.ack") this.#settle((waiting) => waiting.id === data.id);
     else if (type === "system.error") this.#refused(data);
     else if (type === "system.rate_limited") this.#hold(data);
+    else if (type === "system.recovered") this.#recovered(data);
   }
 
   #message({ type, data, ts }) {
@@ -82,6 +87,11 @@ export class Chat {
     this.#element.limit.textContent = messages
       ? `The server takes ${messages} messages in ${limits.message_window} s.`
       : "";
+  }
+
+  #recovered({ complete, count }) {
+    if (!complete) this.#addNote("Some messages came too long ago to be shown here.");
+    else if (count > 0) this.#addNote(`${counted(count, "message")} while you were away.`);
   }
 
   // Who is here.
@@ -272,7 +282,7 @@ export class Chat {
   }
 
   #showConnection() {
-    const { pill, pillText, notice, noticeText, reconnect, rosterStale } = this.#element;
+    const { drop, pill, pillText, notice, noticeText, reconnect, rosterStale } = this.#element;
     const { name, words, restarting } = this.#socket.state;
     pill.dataset.state = restarting && name !== "live" ? "restarting" : name;
     setText(pillText, this.#pillWords());
@@ -281,6 +291,7 @@ export class Chat {
     notice.hidden = !trouble;
     notice.dataset.state = name;
     reconnect.hidden = !trouble || name === "connecting";
+    drop.disabled = name !== "live";
     setText(reconnect, name === "stopped" ? "Reconnect" : "Try now");
     rosterStale.hidden = name === "live" || this.#people.size === 0;
     // The countdown is for the eyes: what is announced is each change, once.

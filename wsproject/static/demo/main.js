@@ -3,6 +3,7 @@
 import { Chat } from "./chat.js";
 import { Sounder } from "./echo.js";
 import { Flood } from "./flood.js";
+import { Survey } from "./survey.js";
 
 const element = (id) => document.getElementById(id);
 const { room, echoInterval, burst, rate } = document.body.dataset;
@@ -10,6 +11,7 @@ const { room, echoInterval, burst, rate } = document.body.dataset;
 const chat = new Chat(room, {
   announcer: element("announcer"),
   composer: element("composer"),
+  drop: element("drop"),
   empty: element("empty"),
   limit: element("chat-limit"),
   lines: element("lines"),
@@ -37,6 +39,16 @@ new Flood(Number(burst), Number(rate), {
   tide: element("tide"),
   toggle: element("flood-toggle"),
   wait: element("flood-wait"),
+});
+
+new Survey({
+  bar: element("survey-bar"),
+  done: element("survey-done"),
+  lines: element("survey-lines"),
+  link: element("survey-link"),
+  note: element("survey-note"),
+  start: element("survey-start"),
+  state: element("survey-state"),
 });
 
 // Half of what may come at once is left alone: a page that is stopped and started again stays within the limit.

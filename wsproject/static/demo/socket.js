@@ -1,4 +1,7 @@
-/** A WebSocket that comes back by itself: it knows the close codes, and waits as long as the server asks. */
+/**
+ * A WebSocket that comes back by itself, as the one it was: it knows the close codes, waits as long as the server
+ * asks, and says where it was, so that nothing of a room is missed or comes twice.
+ */
 
 const LOST = 1006;
 const RESTART = new Set([1001, 1012]);
@@ -31,6 +34,10 @@ const BACKOFF_CAP = 8000;
 const BACKOFF_FLOOR = 200;
 /** A connection that held this long was a good one: the next failure starts the backoff from the beginning. */
 const SETTLED = 3000;
+/** How long a connection that was dropped on purpose stays away: time to write something elsewhere. */
+const AWAY = 5000;
+/** Marks the resume among what can be refused. */
+const RESUME_ID = "resume";
 const PING_EVERY = 10000;
 /** The first measurement competes with the page's own loading; a second one soon puts it right. */
 const SECOND_PING = 1500;
@@ -56,6 +63,8 @@ export function socketUrl(path) {
  * Events: `state` (read `.state` then), `system` (detail: a `system.*` message), `message` (detail: any other
  * message as an object) and `text` (detail: a frame that is no message).
  *
+ * A connection that resumes tells nothing of the stranger that it is at first: its `system.welcome` is the second.
+ *
  * `.state` is `{name, code, words, restarting, until}`; `name` is `idle`, `connecting`, `live`, `waiting` or
  * `stopped`, and `until` is when a waiting one tries again, on the clock of `performance.now()`.
  */
@@ -71,6 +80,17 @@ export class LiveSocket extends EventTarget {
   /** When the `system.ping` was sent that has no answer yet; `null` where every one has. */
   #pingedAt = null;
   #cause = { code: null, words: "" };
+  /** What the server gave us to come back with; a secret between it and this page. */
+  #session = null;
+  /** Where we are in each room: `{epoch, offset}` of the last message. */
+  #places = new Map();
+  /** What this connection is, and where, if it cannot be resumed. */
+  #stranger = null;
+  #strangerPlaces = new Map();
+  #strangerMessages = [];
+  /** Rooms of which the server has yet to say what we missed: what comes before that comes again. */
+  #behind = new Set();
+  #resuming = false;
 
   state = { name: "idle", code: null, words: "", restarting: false, until: 0 };
   /** Milliseconds of the last `system.ping`; `null` before the first answer. */
@@ -89,6 +109,14 @@ export class LiveSocket extends EventTarget {
     this.#attempt = 0;
     this.#cause = { code: null, words: "" };
     this.#connect();
+  }
+
+  /** Lose the connection on purpose, and come back after a while. */
+  drop() {
+    if (this.state.name !== "live") return;
+    this.#forget();
+    this.#cause = { code: LOST, words: "You dropped the connection." };
+    this.#comeBackIn(AWAY);
   }
 
   /** Disconnect and stay so. */
@@ -119,6 +147,7 @@ export class LiveSocket extends EventTarget {
     this.#openedAt = performance.now();
     this.#cause = { code: null, words: "" };
     this.#become("live");
+    this.#resume();
     if (this.#measures) this.#ping(SECOND_PING);
   }
 
@@ -137,8 +166,20 @@ export class LiveSocket extends EventTarget {
     else this.#ping();
   }
 
-  #say(type, data) {
-    this.send(JSON.stringify({ type, data }));
+  /** Say, before anything else, who we were and where. */
+  #resume() {
+    this.#resuming = this.#session !== null;
+    this.#stranger = null;
+    this.#strangerPlaces.clear();
+    this.#strangerMessages = [];
+    this.#behind = new Set(this.#resuming ? this.#places.keys() : []);
+    if (!this.#resuming) return;
+    const rooms = Object.fromEntries(this.#places);
+    this.#say("system.resume", { session: this.#session, rooms }, RESUME_ID);
+  }
+
+  #say(type, data, id) {
+    this.send(JSON.stringify({ type, data, id }));
   }
 
   #received(data) {
@@ -146,13 +187,27 @@ export class LiveSocket extends EventTarget {
     if (message === null) {
       this.#emit("text", data);
     } else if (message.type.startsWith("system.")) {
-      this.#system(message.type, message.data ?? {});
-      this.#emit("system", message);
-    } else {
+      if (this.#system(message.type, message.data ?? {})) this.#emit("system", message);
+    } else if (this.#isNew(message)) {
       this.#emit("message", message);
     }
   }
 
+  /** Whether a message was not seen before; where it was in its room, we are now. */
+  #isNew(message) {
+    const { room, offset } = message;
+    const place = this.#places.get(room);
+    if (offset === undefined || place === undefined) return true;
+    if (this.#behind.has(room)) {
+      if (this.#resuming) this.#strangerMessages.push(message);
+      return false;
+    }
+    if (offset <= place.offset) return false;
+    place.offset = offset;
+    return true;
+  }
+
+  /** Return whether it is worth telling others. */
   #system(type, data) {
     if (type === "system.ping") {
       this.#say("system.pong", { ts: data.ts });
@@ -162,7 +217,48 @@ export class LiveSocket extends EventTarget {
       this.#emit("state");
     } else if (type === "system.closing" || type === "system.rate_limited") {
       this.#retryAfter = typeof data.retry_after === "number" ? data.retry_after * 1000 : null;
+    } else if (type === "system.welcome") {
+      return this.#welcomed(data);
+    } else if (type === "system.error" && data.id === RESUME_ID) {
+      return this.#begunAfresh();
+    } else if (type === "system.ack" && data.id === RESUME_ID) {
+      return false;
+    } else if (type === "system.joined" && data.epoch !== undefined) {
+      const place = { epoch: data.epoch, offset: data.offset };
+      if (this.#resuming) this.#strangerPlaces.set(data.room, place);
+      // Where a resumed connection enters is not where we were.
+      if (!this.#places.has(data.room)) this.#places.set(data.room, place);
+    } else if (type === "system.left") {
+      this.#places.delete(data.room);
+      this.#behind.delete(data.room);
+    } else if (type === "system.recovered") {
+      // What was missed follows, if it can be had.
+      const offset = data.complete && data.count > 0 ? data.from : data.to;
+      this.#places.set(data.room, { epoch: data.epoch, offset });
+      this.#behind.delete(data.room);
     }
+    return true;
+  }
+
+  #welcomed(data) {
+    if (this.#resuming && this.#stranger === null) {
+      this.#stranger = data;
+      return false;
+    }
+    this.#resuming = false;
+    this.#session = data.session;
+    return true;
+  }
+
+  /** The session is no good any more: we are the stranger. */
+  #begunAfresh() {
+    this.#resuming = false;
+    this.#session = this.#stranger.session;
+    this.#places = new Map(this.#strangerPlaces);
+    this.#behind.clear();
+    this.#emit("system", { type: "system.welcome", data: this.#stranger });
+    for (const message of this.#strangerMessages) if (this.#isNew(message)) this.#emit("message", message);
+    return false;
   }
 
   #closed(code) {
@@ -177,7 +273,10 @@ export class LiveSocket extends EventTarget {
     }
     const asked = this.#retryAfter;
     this.#retryAfter = null;
-    const delay = asked ?? backoff(this.#attempt++);
+    this.#comeBackIn(asked ?? backoff(this.#attempt++));
+  }
+
+  #comeBackIn(delay) {
     this.#timer = setTimeout(() => this.#connect(), delay);
     this.#become("waiting", performance.now() + delay);
   }

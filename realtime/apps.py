@@ -5,7 +5,10 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core import checks
 
+from ratelimit.ledger import use
+from realtime import bans
 from realtime.checks import check_deployment, check_project, check_settings
+from realtime.ledger import ClusterLedger
 from realtime.server import install
 
 
@@ -16,7 +19,9 @@ class RealtimeConfig(AppConfig):
     verbose_name = "Realtime"
 
     def ready(self) -> None:
-        """Register the system checks, and make ``runserver`` run our server."""
+        """Register the system checks and what other nodes may tell us, and make ``runserver`` run our server."""
+        use(ClusterLedger())
+        bans.share()
         checks.register(check_settings)
         checks.register(check_project)
         checks.register(check_deployment, deploy=True)

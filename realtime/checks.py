@@ -42,7 +42,24 @@ def check_project(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any)
                 id="realtime.W001",
             )
         )
+    if histories_apart():
+        found.append(
+            Error(
+                "REALTIME_HISTORY_SIZE keeps what is published to rooms, in the memory of each server process:"
+                " REALTIME_STATE_URL is 'memory://', and CHANNEL_LAYERS connects several.",
+                hint="Set REALTIME_STATE_URL to the Redis of CHANNEL_LAYERS.",
+                id="realtime.E021",
+            )
+        )
     return found
+
+
+def histories_apart() -> bool:
+    """Whether rooms span processes, and their histories do not."""
+    settings, _ = RealtimeSettings.read()
+    if settings is None or settings.state_url != "memory://" or not settings.history_size:
+        return False
+    return not split_rooms()
 
 
 def check_deployment(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:

@@ -8,6 +8,7 @@ __all__ = [
     "AT_CAPACITY",
     "BAD_MESSAGES",
     "DONE",
+    "EVICTED",
     "FORBIDDEN",
     "GOING_AWAY",
     "HEARTBEAT_TIMEOUT",
@@ -38,6 +39,7 @@ FORBIDDEN = CloseReason(4403, "forbidden", "not allowed", retry=False)
 HEARTBEAT_TIMEOUT = CloseReason(4408, "timeout", "nothing heard for too long", retry=True)
 KICKED = CloseReason(4410, "disconnected", "disconnected by an operator", retry=False)
 TOO_SLOW = CloseReason(4413, "too_slow", "reading too slowly: reconnect and recover", retry=True)
+EVICTED = CloseReason(4503, "evicted", "closed to save memory: reconnect after the delay", retry=True)
 
 REASONS = (
     DONE,
@@ -56,6 +58,7 @@ REASONS = (
     KICKED,
     TOO_SLOW,
     RATE_LIMITED,
+    EVICTED,
 )
 
 _BY_CODE = {reason.code: reason for reason in REASONS}

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 from ratelimit.appsettings import AppSettings, Problem, cached, setting
 
+_STATE_SCHEMES = ("redis", "rediss", "unix", "sentinel", "sentinels")
 
-def _order_of_patterns(chosen: str | Mapping[str, str]) -> str | None:
-    """Return what is wrong with policies by room: a pattern that can never match."""
-    if isinstance(chosen, str):
+
+def _bad_state_url(url: str) -> str | None:
+    if url == "memory://" or url.partition("://")[0] in _STATE_SCHEMES:
+        return None
+    return f"It must be memory://, or begin with one of {', '.join(f'{scheme}://' for scheme in _STATE_SCHEMES)}."
+
+
+def _order_of_patterns(chosen: object) -> str | None:
+    """Return what is wrong with something chosen by room: a pattern that can never match."""
+    if not isinstance(chosen, Mapping):
         return None
     if "" in chosen:
         return "No room has an empty name: remove the pattern ''."
@@ -99,6 +107,33 @@ class RealtimeSettings(AppSettings):
     max_session_data_bytes: int = setting(
         64 * 1024, "Data one connection may keep with `set_session`, as JSON.", unit="bytes", minimum=0
     )
+    max_memory_per_connection: int = setting(
+        0,
+        "What one socket may hold: messages that wait in either direction, and its session data. One that holds"
+        " more is closed with 4503.",
+        unit="bytes",
+        minimum=0,
+    )
+    max_total_memory: int = setting(
+        0,
+        "What the sockets of one process may take together, about 24 KiB each and what they hold. Above it"
+        " sockets are closed with 4503 until it is enough.",
+        unit="bytes",
+        minimum=0,
+    )
+    memory_eviction_policy: str = setting(
+        "lru",
+        "Which sockets are closed above `REALTIME_MAX_TOTAL_MEMORY`: `lru` those whose client has sent no message"
+        " for longest, `fifo` the oldest, `largest` those that hold most.",
+        choices=("lru", "fifo", "largest"),
+    )
+    memory_check_interval: float = setting(
+        60.0,
+        "How often the memory of the sockets is checked.",
+        unit="seconds",
+        above=0,
+        maximum=3600,
+    )
     max_queue_size: int = setting(
         10000,
         "Publishes that may wait in one process; beyond it publishing raises.",
@@ -179,6 +214,104 @@ class RealtimeSettings(AppSettings):
         "Bytes of one socket of the native engine that may wait for the kernel before the peer counts as too slow.",
         unit="bytes",
         minimum=1024,
+    )
+
+    state_url: str = setting(
+        "memory://",
+        "Where nodes keep what they share: `memory://` for one process, or a Redis: `redis://`, `rediss://`,"
+        " `unix://`, `sentinel://`, `sentinels://`.",
+        secret=True,
+        validate=_bad_state_url,
+    )
+    state_prefix: str = setting(
+        "channels-ops",
+        "What every key in Redis begins with; another one for each project that shares a Redis.",
+    )
+    state_timeout: float = setting(
+        2.0,
+        "How long a call to Redis waits, with nothing coming in, before Redis counts as away.",
+        unit="seconds",
+        above=0,
+        maximum=60,
+    )
+    state_pool_size: int = setting(
+        1,
+        "Connections of one event loop to Redis. One carries many calls at once; more help where single answers are"
+        " large.",
+        unit="connections",
+        minimum=1,
+        maximum=64,
+    )
+
+    node_lease: float = setting(
+        15.0,
+        "A node that has not been heard of for this long is taken for dead, and what it held is given back.",
+        unit="seconds",
+        minimum=1,
+        maximum=3600,
+    )
+
+    registry_sync_interval: float = setting(
+        2.0,
+        "How often each node writes down what has changed of its connections, for the admin of the other nodes, and how"
+        " long what was read of the others is shown.",
+        unit="seconds",
+        above=0,
+        maximum=60,
+    )
+
+    history_size: int | Mapping[str, int] = setting(
+        0,
+        "Messages of a room that are kept, so that clients get what they missed; 0 keeps none. Or a number for each of"
+        ' several patterns of room names, the first match wins: `{"chat.*": 100}`.',
+        unit="messages",
+        minimum=0,
+        maximum=100_000,
+        validate=_order_of_patterns,
+    )
+    history_ttl: int | Mapping[str, int] = setting(
+        300,
+        "How long after the last message of a room its history is kept; by room as `REALTIME_HISTORY_SIZE`.",
+        unit="seconds",
+        minimum=1,
+        maximum=30 * 86400,
+        validate=_order_of_patterns,
+    )
+    history_check_interval: float = setting(
+        5.0,
+        "How often each node compares its rooms with what Redis has, to find messages that were lost on the way.",
+        unit="seconds",
+        above=0,
+        maximum=3600,
+    )
+    history_cache_bytes: int = setting(
+        32 * 1024 * 1024,
+        "Memory of one event loop for the newest messages of its rooms, from which most clients that come back are"
+        " served.",
+        unit="bytes",
+        minimum=0,
+    )
+    session_ttl: float = setting(
+        3600.0,
+        "How long after its socket is gone a client can come back as the one it was, with its data and its rooms.",
+        unit="seconds",
+        minimum=1,
+        maximum=30 * 86400,
+    )
+    session_save_interval: float = setting(
+        10.0,
+        "How often the session of an open socket is written while it changes; it is written in any case when the socket"
+        " closes.",
+        unit="seconds",
+        minimum=0,
+        maximum=3600,
+    )
+    dedupe_window: float = setting(
+        300.0,
+        "A message that a client sends again with the same id within this time is published once.",
+        unit="seconds",
+        minimum=0,
+        maximum=86400,
     )
 
     def conflicts(self) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ class Counters:
     heartbeat_timeouts: int = 0
     handler_errors: int = 0
     task_restarts: int = 0
+    evictions: int = 0
     disconnections: dict[str, int] = field(default_factory=dict)
     """By the name of the close code: as many keys as the table of close codes has, and two."""
     slow_consumers: dict[str, int] = field(default_factory=dict)

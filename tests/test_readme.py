@@ -339,6 +339,91 @@ async def test_processes_share_their_rooms_on_redis(mysite, redis_server):
             assert (await expect(bob, "chat.line"))["data"]["text"] == "hello"
 
 
+def console_of(document: str, beginning: str) -> list[str]:
+    """Return the commands of the console block that begins with this."""
+    (block,) = (
+        block
+        for block in BLOCKS
+        if (block.document, block.language) == (document, "console")
+        and block.code.startswith(f"$ {beginning}")
+    )
+    return [line.removeprefix("$ ") for line in block.code.splitlines()]
+
+
+@pytest.mark.redis
+async def test_three_nodes_are_started_used_and_restarted_as_the_document_says(mysite, tmp_path):
+    """C11: the commands themselves, on free ports."""
+    ports = {old: str(free_port()) for old in ("6379", "8001", "8002", "8003")}
+
+    def command(line: str) -> list[str]:
+        line = re.sub("|".join(ports), lambda old: ports[old[0]], line)
+        return ["/bin/sh", "-c", f"cd {mysite.folder} && exec env {line}"]
+
+    environment = {**mysite.environment, "PATH": f"{processes.SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
+    redis_line, *node_lines = console_of("cluster.md", "redis-server")
+    ready_line, publish_line = console_of("cluster.md", "curl")
+    redis_words = command(f"{redis_line} --dir {tmp_path}")
+    with (
+        ServerProcess(redis_words, int(ports["6379"]), environment),
+        contextlib.ExitStack() as stack,
+    ):
+        nodes = [
+            stack.enter_context(ServerProcess(command(line), int(port), environment))
+            for line, port in zip(node_lines, list(ports.values())[1:], strict=True)
+        ]
+        async with contextlib.AsyncExitStack() as talking:
+            clients = [await talking.enter_async_context(talk(node, "/ws/chat/lobby/")) for node in nodes]
+            welcomes = [(await expect(client, "system.welcome"))["data"] for client in clients]
+            assert [welcome["node"] for welcome in welcomes] == ["one", "two", "three"]
+            for client in clients:
+                await expect(client, "system.joined")
+            ready = await asyncio.to_thread(processes.run, command(ready_line), environment)
+            assert ready.stdout == '{"status": "ready", "reasons": []}'
+            told = await asyncio.to_thread(processes.run, command(publish_line), environment)
+            assert told.code == 0, told.stderr
+            for client in clients:
+                assert (await expect(client, "chat.notice"))["data"]["text"] == "hello, all three"
+            # A new version of the second node.
+            nodes[1].send_signal(signal.SIGTERM)
+            assert (await expect(clients[1], "system.closing"))["data"]["retry"]
+            assert await closed(clients[1]) == 1012
+            assert (await asyncio.to_thread(nodes[1].wait)).code == 0
+            await clients[0].send('{"type": "chat.send", "data": {"text": "meanwhile"}}')
+            await expect(clients[2], "chat.line")
+            again = ServerProcess(command(node_lines[1]), int(ports["8002"]), environment)
+            await asyncio.to_thread(stack.enter_context, again)
+            async with talk(again, f"/ws/chat/lobby/?session={welcomes[1]['session']}") as back:
+                welcome = (await expect(back, "system.welcome"))["data"]
+                assert (welcome["resumed"], welcome["client_id"]) == (True, welcomes[1]["client_id"])
+                assert (await expect(back, "chat.line"))["data"]["text"] == "meanwhile"
+
+
+def test_a_job_is_followed_by_its_owner_and_by_staff(mysite):
+    """F12."""
+    code = """
+import asyncio, django
+django.setup()
+from django.contrib.auth.models import User
+from chat.imports import import_rows
+from chat.jobs import Jobs
+from realtime.testing import connect
+
+async def main():
+    ann, eve, staff = User(pk=7, username="ann"), User(pk=8, username="eve"), User(pk=9, is_staff=True)
+    id = await asyncio.to_thread(import_rows, ["one", "", "three"], ann)
+    for user, answer in ((ann, "task.state"), (staff, "task.state"), (eve, "system.error")):
+        async with connect(Jobs.as_asgi(), user=user) as socket:
+            await socket.send("task.follow", {"id": id})
+            data = (await socket.expect(answer))["data"]
+            if answer == "task.state":
+                assert (data["done"], data["result"], data["log"]) == (3, {"rows": 3}, ["Row 2 is empty"]), data
+    print("followed")
+
+asyncio.run(main())
+"""
+    assert "followed" in mysite.python("-c", code)
+
+
 # What the documents list.
 
 

@@ -673,6 +673,14 @@ class NativeWebSocket:
         """Whether the socket is not being read: nothing can be heard from the peer meanwhile."""
         return bool(self._held)
 
+    def inbound_size(self) -> int:
+        """Return the bytes of messages, whole or begun, that the application has not received. Safe from any thread."""
+        size = self._assembly.buffered_bytes if self.phase is Phase.OPEN else 0
+        # Of a copy: the loop goes on meanwhile, if another thread asks.
+        for message in tuple(self._queue):
+            size += len(message.get("text") or message.get("bytes") or ())
+        return size
+
     def write(self, frame: Frame) -> None:
         if self.phase is not Phase.OPEN or self._stream is None:
             return

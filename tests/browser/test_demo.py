@@ -138,6 +138,69 @@ async def test_chat_waits_as_the_limit_asks_and_delivers_everything_once(stage, 
     assert sorted(await page.locator("li.line .text").all_inner_texts()) == texts
 
 
+# Coming back
+
+
+async def lines(page: Page) -> list[str]:
+    return await page.locator("li.line .text").all_inner_texts()
+
+
+async def test_who_drops_the_connection_gets_what_was_said_meanwhile_once_and_in_order(
+    demo, open_window, complaints
+):
+    """S4, X16."""
+    away, here = await open_window(), await open_window()
+    await live(away)
+    await live(here)
+    name = await own_name(away)
+    await say(away, "before")
+    await expect(line(here, "before")).to_have_count(1)
+    await away.get_by_role("button", name="Drop my connection").click()
+    await expect(away.locator("#notice")).to_contain_text("You dropped the connection.")
+    await expect(here.get_by_text(f"{name} left")).to_be_visible()
+    meanwhile = [f"meanwhile {number}" for number in range(5)]
+    for text in meanwhile:
+        await say(here, text)
+    await say(away, "written while away")
+    await expect(away.locator("#outbox li")).to_have_count(1)
+    await live(away)
+    await expect(away.get_by_text("5 messages while you were away.")).to_be_visible()
+    everything = ["before", *meanwhile, "written while away"]
+    for page in (away, here):
+        await expect(line(page, "written while away")).to_have_count(1)
+        assert await lines(page) == everything
+    await expect(away.locator("#outbox li")).to_have_count(0)
+    # Still the same guest, and there is no other.
+    assert await own_name(away) == name
+    for page in (away, here):
+        await expect(page.locator("#roster li")).to_have_count(2)
+    assert complaints.seen == []
+
+
+@pytest.mark.redis
+async def test_a_server_that_is_killed_costs_nobody_a_message(stage, open_window, redis_server):
+    """The room, its messages and who the visitors are: all of it is in Redis."""
+    redis = {"REDIS_URL": redis_server.url, "REALTIME_STATE_PREFIX": "killed"}
+    await stage.start(**redis)
+    one, other = await open_window(), await open_window()
+    for page in (one, other):
+        await live(page)
+    names = [await own_name(page) for page in (one, other)]
+    for number in range(3):
+        await say(one, f"before {number}")
+    await expect(line(other, "before 2")).to_have_count(1)
+    await stage.stop(signal.SIGKILL)
+    await expect(one.locator("#notice")).to_be_visible()
+    await say(one, "while it was down")
+    await stage.start(**redis)
+    for page in (one, other):
+        await live(page)
+        await expect(line(page, "while it was down")).to_have_count(1)
+        assert await lines(page) == ["before 0", "before 1", "before 2", "while it was down"]
+        await expect(page.get_by_text("too long ago")).to_have_count(0)
+    assert [await own_name(page) for page in (one, other)] == names
+
+
 # Flood gate
 
 

@@ -114,6 +114,22 @@ def test_a_project_that_never_heard_of_channel_layers_is_warned_too():
         assert [found.id for found in check_project()] == ["realtime.W001"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "wrong"),
+    [
+        pytest.param({}, True, id="a Redis for the layer only"),
+        pytest.param({"REALTIME_HISTORY_SIZE": 0}, False, id="no history"),
+        pytest.param({"REALTIME_HISTORY_SIZE": {}}, False, id="no history by room"),
+        pytest.param({"REALTIME_STATE_URL": "redis://localhost"}, False, id="a Redis for both"),
+        pytest.param({"CHANNEL_LAYERS": settings.CHANNEL_LAYERS}, False, id="one process"),
+    ],
+)
+def test_histories_that_processes_do_not_share_are_an_error(changed, wrong):
+    layers = {"default": {"BACKEND": "channels_redis.core.RedisChannelLayer"}}
+    with override_settings(**{"REALTIME_HISTORY_SIZE": 10, "CHANNEL_LAYERS": layers, **changed}):
+        assert [found.id for found in check_project()] == (["realtime.E021"] if wrong else [])
+
+
 # Deployment
 
 

@@ -12,6 +12,7 @@ from realtime.close_codes import REASONS, CloseReason, name_of
 RETRY = {
     1000: False, 1001: True, 1007: False, 1008: False, 1009: False, 1011: True, 1012: True, 1013: True,
     4400: False, 4401: False, 4403: False, 4408: True, 4409: False, 4410: False, 4413: True, 4429: True,
+    4503: True,
 }  # fmt: skip
 """Code: whether the client should come back. 4401 comes back with a fresh ticket, which is another connection."""
 

@@ -8,6 +8,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
+from ratelimit.appsettings import from_environment
 from realtime.conf import RealtimeSettings, get_settings
 
 DEFAULTS = {
@@ -26,6 +27,10 @@ DEFAULTS = {
     "REALTIME_SLOW_CONSUMER": "disconnect",
     "REALTIME_MAX_ROOMS": 100,
     "REALTIME_MAX_SESSION_DATA_BYTES": 64 * 1024,
+    "REALTIME_MAX_MEMORY_PER_CONNECTION": 0,
+    "REALTIME_MAX_TOTAL_MEMORY": 0,
+    "REALTIME_MEMORY_EVICTION_POLICY": "lru",
+    "REALTIME_MEMORY_CHECK_INTERVAL": 60.0,
     "REALTIME_MAX_QUEUE_SIZE": 10000,
     "REALTIME_MAX_CONCURRENT_BROADCAST": 1000,
     "REALTIME_MAX_CONCURRENT_CLEANUP": 100,
@@ -41,6 +46,19 @@ DEFAULTS = {
     "REALTIME_COMPRESSION_MIN_BYTES": 256,
     "REALTIME_READ_BUFFER_BYTES": 4096,
     "REALTIME_WRITE_BUFFER_BYTES": 64 * 1024,
+    "REALTIME_STATE_URL": "memory://",
+    "REALTIME_STATE_PREFIX": "channels-ops",
+    "REALTIME_STATE_TIMEOUT": 2.0,
+    "REALTIME_STATE_POOL_SIZE": 1,
+    "REALTIME_NODE_LEASE": 15.0,
+    "REALTIME_REGISTRY_SYNC_INTERVAL": 2.0,
+    "REALTIME_HISTORY_SIZE": 0,
+    "REALTIME_HISTORY_TTL": 300,
+    "REALTIME_HISTORY_CHECK_INTERVAL": 5.0,
+    "REALTIME_HISTORY_CACHE_BYTES": 32 * 1024 * 1024,
+    "REALTIME_SESSION_TTL": 3600.0,
+    "REALTIME_SESSION_SAVE_INTERVAL": 10.0,
+    "REALTIME_DEDUPE_WINDOW": 300.0,
 }
 
 LOWEST = {
@@ -53,6 +71,8 @@ LOWEST = {
     "REALTIME_MAX_OUTBOUND_BYTES": 1024,
     "REALTIME_MAX_ROOMS": 1,
     "REALTIME_MAX_SESSION_DATA_BYTES": 0,
+    "REALTIME_MAX_MEMORY_PER_CONNECTION": 0,
+    "REALTIME_MAX_TOTAL_MEMORY": 0,
     "REALTIME_MAX_QUEUE_SIZE": 1,
     "REALTIME_MAX_CONCURRENT_BROADCAST": 1,
     "REALTIME_MAX_CONCURRENT_CLEANUP": 1,
@@ -64,22 +84,50 @@ LOWEST = {
     "REALTIME_COMPRESSION_MIN_BYTES": 0,
     "REALTIME_READ_BUFFER_BYTES": 1024,
     "REALTIME_WRITE_BUFFER_BYTES": 1024,
+    "REALTIME_STATE_POOL_SIZE": 1,
+    "REALTIME_NODE_LEASE": 1,
+    "REALTIME_HISTORY_SIZE": 0,
+    "REALTIME_HISTORY_TTL": 1,
+    "REALTIME_HISTORY_CACHE_BYTES": 0,
+    "REALTIME_SESSION_TTL": 1,
+    "REALTIME_SESSION_SAVE_INTERVAL": 0,
+    "REALTIME_DEDUPE_WINDOW": 0,
 }
 HIGHEST = {
     "REALTIME_HEARTBEAT_INTERVAL": 3600,
     "REALTIME_HEARTBEAT_TIMEOUT": 86400,
     "REALTIME_HANDLER_CONCURRENCY": 1000,
     "REALTIME_TASK_RESTART_INTERVAL": 3600,
+    "REALTIME_MEMORY_CHECK_INTERVAL": 3600,
     "REALTIME_DRAIN_TIMEOUT": 3600,
     "REALTIME_RECONNECT_SPREAD": 3600,
     "REALTIME_COMPRESSION_WINDOW_BITS": 15,
     "REALTIME_COMPRESSION_MEM_LEVEL": 9,
     "REALTIME_READ_BUFFER_BYTES": 1024 * 1024,
+    "REALTIME_STATE_TIMEOUT": 60,
+    "REALTIME_STATE_POOL_SIZE": 64,
+    "REALTIME_NODE_LEASE": 3600,
+    "REALTIME_REGISTRY_SYNC_INTERVAL": 60,
+    "REALTIME_HISTORY_SIZE": 100_000,
+    "REALTIME_HISTORY_TTL": 30 * 86400,
+    "REALTIME_HISTORY_CHECK_INTERVAL": 3600,
+    "REALTIME_SESSION_TTL": 30 * 86400,
+    "REALTIME_SESSION_SAVE_INTERVAL": 3600,
+    "REALTIME_DEDUPE_WINDOW": 86400,
 }
-ABOVE_ZERO = ("REALTIME_HEARTBEAT_INTERVAL", "REALTIME_HEARTBEAT_TIMEOUT", "REALTIME_TASK_RESTART_INTERVAL")
+ABOVE_ZERO = (
+    "REALTIME_HEARTBEAT_INTERVAL",
+    "REALTIME_HEARTBEAT_TIMEOUT",
+    "REALTIME_TASK_RESTART_INTERVAL",
+    "REALTIME_MEMORY_CHECK_INTERVAL",
+    "REALTIME_STATE_TIMEOUT",
+    "REALTIME_REGISTRY_SYNC_INTERVAL",
+    "REALTIME_HISTORY_CHECK_INTERVAL",
+)
 CHOICES = {
     "REALTIME_HEARTBEAT_TYPE": ("auto", "ping", "message"),
     "REALTIME_SLOW_CONSUMER": ("disconnect", "drop_oldest", "drop_newest", "coalesce"),
+    "REALTIME_MEMORY_EVICTION_POLICY": ("lru", "fifo", "largest"),
     "REALTIME_ENGINE": ("native", "daphne"),
     "REALTIME_COMPRESSION": ("none", "deflate"),
 }
@@ -97,7 +145,13 @@ def test_defaults():
 
 def test_every_setting_has_its_row_here():
     """A number is bounded below, a word is one of several; only a name and a switch are free."""
-    free = {"REALTIME_NODE_NAME", "REALTIME_HEARTBEAT_ENABLED", "REALTIME_COMPRESSION_CONTEXT_TAKEOVER"}
+    free = {
+        "REALTIME_NODE_NAME",
+        "REALTIME_HEARTBEAT_ENABLED",
+        "REALTIME_COMPRESSION_CONTEXT_TAKEOVER",
+        "REALTIME_STATE_URL",
+        "REALTIME_STATE_PREFIX",
+    }
     assert free | set(LOWEST) | set(ABOVE_ZERO) | set(CHOICES) == set(DEFAULTS)
 
 
@@ -199,6 +253,46 @@ def test_the_policy_for_slow_readers_may_be_chosen_by_room(chosen, problem):
     with override_settings(REALTIME_SLOW_CONSUMER=chosen):
         problems = RealtimeSettings.read()[1]
     assert [str(one) for one in problems] == ([] if problem is None else [problem])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "problem"),
+    [
+        pytest.param({"chat.*": 100, "*": 0}, None, id="by room"),
+        pytest.param({}, None, id="nothing at all"),
+        pytest.param(
+            {"chat.*": -1},
+            "(realtime.E003) REALTIME_HISTORY_SIZE['chat.*'] is -1 messages. It must be at least 0 messages.",
+            id="less than nothing",
+        ),
+        pytest.param(
+            {"chat.*": "many"},
+            "(realtime.E001) REALTIME_HISTORY_SIZE is {'chat.*': 'many'}."
+            " Set it to a whole number or a mapping of strings to whole numbers (messages).",
+            id="no number",
+        ),
+        pytest.param(
+            {"*": 1, "chat.*": 100},
+            "(realtime.E005) REALTIME_HISTORY_SIZE is {'*': 1, 'chat.*': 100}."
+            " Put '*' last: it matches every room, so 'chat.*' is never reached.",
+            id="the rest first",
+        ),
+    ],
+)
+def test_the_size_of_a_history_may_be_chosen_by_room(chosen, problem):
+    with override_settings(REALTIME_HISTORY_SIZE=chosen):
+        problems = RealtimeSettings.read()[1]
+    assert [str(one) for one in problems] == ([] if problem is None else [problem])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("100", 100), ('{"chat.*": 100}', {"chat.*": 100}), ("many", "many"), ("{", "{")],
+)
+def test_a_setting_by_room_comes_from_the_environment_as_a_number_or_as_json(text, value):
+    assert from_environment([RealtimeSettings], {"REALTIME_HISTORY_SIZE": text}) == {
+        "REALTIME_HISTORY_SIZE": value
+    }
 
 
 def test_a_misspelt_setting_is_named_with_its_likely_spelling():

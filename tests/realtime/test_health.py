@@ -17,7 +17,7 @@ from realtime.supervisor import TaskState
 
 GOOD_NODE = NodeSnapshot(
     name="blue", pid=1, version="0", started_at=0, taken_at=100, draining=False, connections=5, named=2, anonymous=3,
-    rooms=1, buffered_bytes=0, queue_size=0, queue_limit=100, handlers=3,
+    rooms=1, buffered_bytes=0, memory_bytes=0, queue_size=0, queue_limit=100, handlers=3,
     totals=Totals(**{field.name: {} if "dict" in str(field.type) else 0 for field in dataclasses.fields(Totals)}),  # type: ignore[arg-type]
     rates=Rates(0, 0, 0),
     tasks=(TaskState("heartbeat", alive=True, restarts=0, last_error=""),),
@@ -43,6 +43,8 @@ def judged(**seen: Any) -> Health:
     [
         pytest.param({}, "healthy", (), id="all is well"),
         pytest.param({"draining": True}, "warning", ("the server is draining",), id="draining"),
+        pytest.param({"state_problem": "since 12:00: Redis at h:1 refuses."}, "warning",
+                     ("what nodes share cannot be reached since 12:00: Redis at h:1 refuses.",), id="the state is away"),
         pytest.param({"queue_size": 79}, "healthy", (), id="queue below four fifths"),
         pytest.param({"queue_size": 80}, "warning", ("the publish queue is 80 % full",), id="queue four fifths full"),
         pytest.param({"queue_size": 99}, "warning", ("the publish queue is 99 % full",), id="queue almost full"),
@@ -53,6 +55,8 @@ def judged(**seen: Any) -> Health:
         pytest.param({"tasks": (DOWN,)}, "critical", ("background task sender is down: OSError: gone",), id="task down"),
         pytest.param({"tasks": (RESTARTED,)}, "healthy", (), id="task up again"),
         pytest.param({"tasks": ()}, "healthy", (), id="no tasks yet"),
+        pytest.param({"rooms_behind": 2}, "warning", ("2 rooms wait for messages that were lost on the way",),
+                     id="rooms behind"),
         pytest.param({"seconds_since_limiting": 0.0}, "warning", ("clients were rate limited in the last minute",),
                      id="just limited"),
         pytest.param({"seconds_since_limiting": 59.9}, "warning",
@@ -114,3 +118,9 @@ async def test_the_verdict_on_this_process_is_on_what_it_is_now(monkeypatch):
 async def test_any_thread_may_ask():
     verdict = await asyncio.to_thread(health)
     assert verdict.status in ("healthy", "warning", "critical")
+
+
+def test_limits_that_count_alone_are_a_warning():
+    """X3"""
+    verdict = judge(GOOD_NODE, dataclasses.replace(GOOD_LIMITS, alone="Redis is away."))
+    assert verdict == Health("warning", ("limits count in this process only: Redis is away.",))

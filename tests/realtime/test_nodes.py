@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 
 import pytest
@@ -11,6 +12,8 @@ from django.test import override_settings
 
 from realtime import nodes
 from realtime.consumers import RealtimeConsumer
+from realtime.errors import StateUnavailable
+from realtime.state import RedisState
 from realtime.testing import connect, stop_node, until
 
 
@@ -50,6 +53,15 @@ async def test_stopping_leaves_no_task_behind() -> None:
     assert nodes.live() == []
 
 
+async def test_a_node_has_what_nodes_share_until_it_stops() -> None:
+    with override_settings(REALTIME_STATE_URL="redis://127.0.0.1:1/0"):
+        state = nodes.current().state
+        assert isinstance(state, RedisState)
+        await stop_node()
+        with pytest.raises(StateUnavailable, match="closed"):
+            await state.top(["room"])
+
+
 @pytest.mark.setting("REALTIME_NODE_NAME")
 async def test_the_name_is_the_setting_or_the_host() -> None:
     assert nodes.node_name()
@@ -66,7 +78,13 @@ async def test_a_snapshot_counts() -> None:
         assert (snapshot.connections, snapshot.named, snapshot.anonymous, snapshot.rooms) == (2, 1, 1, 1)
         assert snapshot.totals.connections == 2
         assert snapshot.totals.messages_out == 4
-        assert {task.name: task.alive for task in snapshot.tasks} == {"heartbeat": True, "housekeeping": True}
+        assert {task.name: task.alive for task in snapshot.tasks} == {
+            "heartbeat": True,
+            "housekeeping": True,
+            "memory": True,
+            "sessions": True,
+            "lease": True,
+        }
     snapshot = nodes.snapshot()
     assert snapshot.connections == 0
     assert snapshot.totals.disconnections_by_code == {"done": 2}
@@ -133,3 +151,23 @@ async def test_a_background_task_that_dies_is_seen_and_started_again(
 def _task(name: str) -> nodes.TaskState:
     (state,) = [task for task in nodes.snapshot().tasks if task.name == name]
     return state
+
+
+async def test_a_state_that_cannot_be_reached_is_a_problem_since_then() -> None:
+    with override_settings(REALTIME_STATE_URL="redis://127.0.0.1:1/0"):
+        node = nodes.current()
+        await until(lambda: not node.state.available)
+        problem = nodes.snapshot().state_problem
+        assert re.match(
+            r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d: Redis at 127.0.0.1:1 cannot be reached: ", problem
+        )
+        await stop_node()
+
+
+async def test_a_state_of_this_process_alone_costs_nothing() -> None:
+    """No lease, no census, no rows: there is nobody to tell."""
+    node = nodes.current()
+    await asyncio.sleep(0)
+    assert {"lease", "census", "registrar", "presence"}.isdisjoint(
+        state.name for state in node.supervisor.states()
+    )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime.presence import Roster
+from realtime.presence import Person, Roster
 
 people = st.sampled_from(["ann", "bob", "cid"])
 connections = st.sampled_from(["1", "2", "3"])
@@ -142,3 +142,71 @@ def test_a_list_kept_by_differences_is_everyone(steps):
             assert shown == {entry["id"]: entry for entry in roster.everyone()}
         assert roster.everyone() == [{"id": name, "user": look[name]} for name in here]
         assert len(roster) == len(here)
+
+
+others = st.dictionaries(people, st.tuples(st.sampled_from(["x", "y"]), st.integers(0, 3)))
+elsewhere = st.tuples(st.just("elsewhere"), others, st.none(), st.none())
+come = st.tuples(st.just("come"), st.none(), st.none(), st.none())
+
+
+@given(st.lists(enter | leave | ask | elsewhere | come, max_size=40))
+def test_whoever_comes_when_sees_everyone_after_the_next_differences(steps):
+    """Also those who come between two differences, and with people at other nodes."""
+    roster = Roster()
+    lists: list[dict[str, dict[str, Any]]] = []
+    for number, (action, who, connection, user) in enumerate([*steps, ("ask", None, None, None)]):
+        if action == "enter":
+            roster.enter(who, connection, {"id": who, "user": user}, number / 10)
+        elif action == "leave":
+            roster.leave(who, connection)
+        elif action == "elsewhere":
+            roster.set_others(
+                (one, Person({"id": one, "user": look}, since)) for one, (look, since) in who.items()
+            )
+        elif action == "come":
+            told = roster.told()
+            lists.append({entry["id"]: entry for entry in told})
+            assert len(lists[-1]) == len(told)
+        else:
+            joins, leaves = roster.changes()
+            for shown in lists:
+                for entry in leaves:
+                    shown.pop(entry["id"], None)
+                shown |= {entry["id"]: entry for entry in joins}
+                assert shown == {entry["id"]: entry for entry in roster.everyone()}
+
+
+def test_one_who_goes_before_it_was_told_has_gone_for_those_who_were_shown_it():
+    roster = Roster()
+    roster.enter("ann", "tab", {"user": "Ann"})
+    assert seen(roster.told()) == ["Ann"]
+    roster.leave("ann", "tab")
+    joins, leaves = roster.changes()
+    assert (joins, seen(leaves)) == ([], ["Ann"])
+
+
+def test_one_who_is_gone_for_a_moment_is_shown_to_who_comes_in_that_moment():
+    roster = Roster()
+    roster.enter("ann", "tab", {"user": "Ann"})
+    roster.changes()
+    roster.leave("ann", "tab")
+    assert seen(roster.told()) == ["Ann"]
+
+
+def test_one_who_looks_different_for_a_moment_is_told_again_to_who_came_in_that_moment():
+    roster = Roster()
+    roster.enter("ann", "tab", {"user": "Ann"})
+    roster.changes()
+    roster.enter("ann", "tab", {"user": "Ann (away)"})
+    roster.told()
+    roster.enter("ann", "tab", {"user": "Ann"})
+    joins, _ = roster.changes()
+    assert seen(joins) == ["Ann"]
+
+
+def test_the_number_of_people_is_told_when_it_is_another_one():
+    roster = Roster()
+    assert roster.recount() is None
+    roster.enter("ann", "tab", {"user": "Ann"})
+    roster.count_elsewhere = 4
+    assert (roster.recount(), roster.recount()) == (5, None)

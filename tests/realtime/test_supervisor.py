@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from django.test import override_settings
 
+from realtime import supervisor as module
 from realtime.counters import Counters
 from realtime.supervisor import Supervisor, TaskState
 from realtime.testing import until
@@ -177,6 +178,29 @@ async def test_what_waits_for_its_restart_can_be_stopped(supervisor):
         await until(lambda: bool(the(supervisor).last_error))
         async with asyncio.timeout(1):
             await supervisor.stop()
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "fails"])
+async def test_work_that_loses_its_cancellation_is_stopped_all_the_same(supervisor, monkeypatch, goes_on):
+    """Channel layers turn a cancellation into an error of their own, now and then."""
+    monkeypatch.setattr(module, "CANCEL_AGAIN", 0.01)
+    began = asyncio.Event()
+
+    async def stubborn() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if not goes_on:
+                raise RuntimeError("the lock is not held") from None
+        await asyncio.Event().wait()
+
+    with override_settings(REALTIME_TASK_RESTART_INTERVAL=60):
+        supervisor.start("work", stubborn)
+        await began.wait()
+        async with asyncio.timeout(2):
+            await supervisor.stop()
+    assert not the(supervisor).alive
 
 
 async def test_stopping_without_tasks_is_nothing():

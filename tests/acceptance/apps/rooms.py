@@ -26,7 +26,7 @@ class Member(RealtimeConsumer):
 
     async def connected(self) -> None:
         """Enter the room named by the path."""
-        await self.join(self.scope["path"].strip("/"))
+        await self.join(self.scope["path"].strip("/"), recover=True)
 
     @on("say")
     async def say(self, data: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 from websockets.sync.server import serve as serve_in_thread
 
-from benchmarks import handshakes, holding, load, opening
+from benchmarks import handshakes, holding, load, marks, opening
 
 
 @pytest.fixture(autouse=True)
@@ -362,9 +362,19 @@ class TestHolding:
         with pytest.raises(holding.Refused, match="not what was sent"):
             self.run(threaded(lambda socket: socket.send("short")), "--compressed")
 
-    def test_a_socket_that_is_closed_is_a_problem(self, threaded):
-        closed = threaded(lambda socket: None)
-        assert self.run(closed)["problems"] == ["5 sockets were closed while they were held"]
+    def test_a_socket_that_is_closed_is_a_problem(self, threaded, monkeypatch):
+        closed = threading.Semaphore(0)
+
+        def closes(socket):
+            socket.close_socket()
+            closed.release()
+
+        def wait_until_all_are(mark):
+            for _ in range({marks.BEGIN: 2, marks.END: 3}[mark]):
+                assert closed.acquire(timeout=5)
+
+        monkeypatch.setattr("benchmarks.marks.tell_and_wait", wait_until_all_are)
+        assert self.run(threaded(closes))["problems"] == ["5 sockets were closed while they were held"]
 
 
 def test_a_masked_frame_carries_its_length():

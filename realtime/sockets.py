@@ -16,6 +16,7 @@ from realtime.errors import SocketClosed
 from realtime.frames import Frame
 from realtime.inflow import Inflow, Payload, later, passed
 from realtime.limits import Limits
+from realtime.stepping import Rest
 from realtime.transports import Receive
 
 Serve = Callable[["WebSocket"], Awaitable[None]]
@@ -165,10 +166,10 @@ class _FunctionConsumer(RealtimeConsumer):
         self._wants_message = self._has_begun = False
         try:
             waited_for = go_on(value)
-            if waited_for is not _NEXT:
-                await _Until(self._iterator, waited_for)
         except StopIteration:
             raise _Returned from None
+        if await Rest(self._iterator, waited_for, _NEXT) is not _NEXT:
+            raise _Returned
         self._wants_message = True
 
     def _go_on_at_once(self, payload: Payload) -> dict[str, Any] | None:
@@ -189,29 +190,6 @@ class _FunctionConsumer(RealtimeConsumer):
 
 def _as_it_is(waited_for: Any) -> Any:
     return waited_for
-
-
-class _Until:
-    """Await what a coroutine awaits, until it wants a message or ends."""
-
-    __slots__ = ("_iterator", "_waited_for")
-
-    def __init__(self, iterator: Any, waited_for: Any) -> None:
-        self._iterator = iterator
-        self._waited_for = waited_for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        iterator, waited_for = self._iterator, self._waited_for
-        try:
-            while waited_for is not _NEXT:
-                try:
-                    sent = yield waited_for
-                except BaseException as error:  # noqa: BLE001 - cancellation is passed on like any other
-                    waited_for = iterator.throw(error)
-                else:
-                    waited_for = iterator.send(sent)
-        except StopIteration:
-            raise _Returned from None
 
 
 def websocket(

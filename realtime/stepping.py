@@ -6,26 +6,32 @@ import contextlib
 from collections.abc import Awaitable, Generator
 from typing import Any
 
+_NOTHING = object()
+"""What nothing ever awaits."""
+
 
 class Rest:
     """
     What is left of an awaitable that had to wait. Await it, exactly once, to finish it.
 
     The future it stopped at is handed to whichever task awaits the rest, as if that task had run the
-    awaitable from the start.
+    awaitable from the start. Awaiting gives its result; or ``marker``, where it comes to await that.
 
     """
 
-    __slots__ = ("_iterator", "_waited_for")
+    __slots__ = ("_iterator", "_marker", "_waited_for")
 
-    def __init__(self, iterator: Generator[Any, Any, Any], waited_for: Any) -> None:
+    def __init__(
+        self, iterator: Generator[Any, Any, Any], waited_for: Any, marker: object = _NOTHING
+    ) -> None:
         self._iterator = iterator
         self._waited_for = waited_for
+        self._marker = marker
 
     def __await__(self) -> Generator[Any, Any, Any]:
         iterator, waited_for = self._iterator, self._waited_for
         try:
-            while True:
+            while waited_for is not self._marker:
                 try:
                     sent = yield waited_for
                 except GeneratorExit:
@@ -37,6 +43,7 @@ class Rest:
                     waited_for = iterator.send(sent)
         except StopIteration as stop:
             return stop.value
+        return waited_for
 
     def close(self) -> None:
         """Give up what is left: it may clean up, but not wait."""

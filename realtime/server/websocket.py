@@ -478,7 +478,10 @@ class NativeWebSocket:
             else:
                 self._engine.parsers.give_back(parser)
                 self._on_close(payload)
-        elif not size and self._stream is not None:
+            return
+        if self._parser is None:
+            self._engine.parsers.give_back(parser)
+        if not size and self._stream is not None:
             self._stream.close()
 
     def _read(self, parser: Parser, size: int) -> None:

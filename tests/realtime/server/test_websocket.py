@@ -151,6 +151,19 @@ async def test_sockets_share_a_parser_and_have_one_of_their_own_while_a_frame_is
         others.go.set()
 
 
+async def test_socket_that_just_ends_leaves_its_parser_to_the_next() -> None:
+    app = Opened()
+    async with native(app) as server, await server.opened() as peer:
+        await app.wait()
+        bound = app.transport.max_message_bytes
+        parser = server.engine.parsers.borrow(bound)
+        server.engine.parsers.give_back(parser)
+        peer.writer.close()
+        await until(lambda: app.transport.closed)
+        assert server.engine.parsers.borrow(bound) is parser
+        app.go.set()
+
+
 async def test_large_message_does_not_keep_its_memory() -> None:
     """A parser keeps what a large message needed; such a one is let go, and nothing is lost with it."""
     app = Opened()

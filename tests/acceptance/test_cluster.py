@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -13,20 +12,11 @@ import pytest
 from websockets.asyncio.client import connect as ws_connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from tests import machine
 from tests.acceptance.checker import Heard, Joined, Lost, Recovered, Welcomed, violations
-from tests.acceptance.cluster import Cluster, Redis, RoomClient, all_of
+from tests.acceptance.cluster import Cluster, RoomClient, all_of
 from tests.acceptance.faultproxy import FaultProxy
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture
-def redis() -> Iterator[Redis]:
-    binary = machine.redis_binary()
-    assert binary is not None
-    with Redis(binary) as server:
-        yield server
 
 
 async def join(stack: AsyncExitStack, cluster: Cluster, room: str, count: int) -> list[RoomClient]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 from websockets.exceptions import InvalidStatus
 
-from tests import machine
 from tests.acceptance.cluster import Cluster, Redis
 from tests.acceptance.processes import manage, run
 
@@ -32,14 +31,6 @@ ENVIRONMENT = {
     "REALTIME_NODE_LEASE": str(LEASE),
     "REALTIME_STATE_TIMEOUT": str(STATE_TIMEOUT),
 }
-
-
-@pytest.fixture
-def redis() -> Iterator[Redis]:
-    binary = machine.redis_binary()
-    assert binary is not None
-    with Redis(binary) as server:
-        yield server
 
 
 def two(redis: Redis, **environment: str) -> Cluster:

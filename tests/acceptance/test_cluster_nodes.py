@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin
 
 from realtime.state import RedisState
-from tests import machine
 from tests.acceptance.cluster import Cluster, Redis
 from tests.acceptance.processes import manage, run
 
@@ -41,14 +40,6 @@ PROJECT = {
     "REALTIME_REGISTRY_SYNC_INTERVAL": "0.2",
     "REALTIME_STATE_TIMEOUT": "0.5",
 }
-
-
-@pytest.fixture
-def redis() -> Iterator[Redis]:
-    binary = machine.redis_binary()
-    assert binary is not None
-    with Redis(binary) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -20,7 +20,6 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 from websockets.exceptions import InvalidStatus
 
-from tests import machine
 from tests.acceptance.checker import Recovered, Welcomed, violations
 from tests.acceptance.cluster import Cluster, Redis, RoomClient, all_of
 from tests.acceptance.faultproxy import FaultProxy
@@ -62,14 +61,6 @@ ENVIRONMENT = {
     # What channels_redis has unless it is told otherwise.
     "LAYER_CAPACITY": "100",
 }
-
-
-@pytest.fixture
-def redis() -> Iterator[Redis]:
-    binary = machine.redis_binary()
-    assert binary is not None
-    with Redis(binary) as server:
-        yield server
 
 
 def nodes_of(*ports: int, **environment: str) -> Cluster:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
-from tests import machine
 from tests.acceptance.cluster import Cluster, Redis
 from tests.acceptance.faultproxy import FaultProxy
 from tests.acceptance.processes import ServerProcess, manage, run
@@ -25,14 +24,6 @@ ENVIRONMENT = {
     # What channels_redis has unless it is told otherwise.
     "LAYER_CAPACITY": "100",
 }
-
-
-@pytest.fixture
-def redis() -> Iterator[Redis]:
-    binary = machine.redis_binary()
-    assert binary is not None
-    with Redis(binary) as server:
-        yield server
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests import machine
 from tests.acceptance.cluster import Cluster, Redis
 from tests.acceptance.processes import ServerProcess, manage, run
 
@@ -22,14 +21,6 @@ ENVIRONMENT = {
     "ASGI_APPLICATION": "tests.acceptance.apps.sessions.application",
     "REALTIME_HISTORY_SIZE": "100",
 }
-
-
-@pytest.fixture
-def redis() -> Iterator[Redis]:
-    binary = machine.redis_binary()
-    assert binary is not None
-    with Redis(binary) as server:
-        yield server
 
 
 class Guest:

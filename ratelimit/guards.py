@@ -108,24 +108,25 @@ class Guard:
     def judge(self, message: Message, now: float) -> Verdict | None:
         """Return ``None`` to let a ``websocket.receive`` pass at ``now`` (seconds, monotonic), else what to do."""
         text: str | None = message.get("text")
-        return self.weigh(message.get("bytes") or b"" if text is None else text, now)
+        if text is None:
+            payload = message.get("bytes") or b""
+            return self.weigh(payload, len(payload), now)
+        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        return self.weigh(text, size, now)
 
-    def weigh(self, payload: str | bytes, now: float) -> Verdict | None:
-        """Judge what a message carries, for an application that has it without an ASGI message around it."""
+    def weigh(self, payload: str | bytes, size: int, now: float) -> Verdict | None:
+        """Judge what a message carries, ``size`` bytes, for an application that has it without an ASGI message around it."""
         if self.closing:
             return SWALLOW
-        if isinstance(payload, str):
-            size = len(payload) if payload.isascii() else len(payload.encode("utf-8", "surrogatepass"))
-            if size > self._max_bytes:
-                return self._too_big()
-            # The search is all that an ordinary message pays for the exemption of the others.
-            system = payload.find(SYSTEM_MARK, 0, SYSTEM_MARK_WITHIN) >= 0 and is_system(payload, size)
-            violation = (self._allowance or self._begin()).spend(size, system, now)
-        else:
-            size = len(payload)
-            if size > self._max_bytes:
-                return self._too_big()
-            violation = (self._allowance or self._begin()).spend(size, False, now)
+        if size > self._max_bytes:
+            return self._too_big()
+        # The search is all that an ordinary message pays for the exemption of the others.
+        system = (
+            isinstance(payload, str)
+            and payload.find(SYSTEM_MARK, 0, SYSTEM_MARK_WITHIN) >= 0
+            and is_system(payload, size)
+        )
+        violation = (self._allowance or self._begin()).spend(size, system, now)
         return None if violation is None else self._limited(violation)
 
     def remaining(self, now: float) -> int | None:

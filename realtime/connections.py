@@ -159,7 +159,8 @@ class Connection:
         if self.closed or not self.accepted:
             return False
         transport = self.transport
-        if transport.writable and not self.outbox:
+        # What waits has a weight: to ask the outbox whether it is empty would be a call for every message.
+        if transport.writable and not self.outbox.bytes:
             transport.write(frame)
         elif not self._keep(frame, policy):
             return False

@@ -274,7 +274,10 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         payload = text_data if text_data is not None else bytes_data
         if payload is None:
             raise ValueError("You must pass one of bytes_data or text_data")
-        await self.send_frame(Frame(payload))
+        connection = self.connection
+        connection.offer(Frame(payload))
+        if connection.outbox.bytes:
+            await connection.cleared()
         if close:
             await self.close(None if close is True else close)
 
@@ -431,7 +434,10 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             self._failed(running, error)
             return None
         if rest is None:
-            self._succeeded(running)
+            if running.envelope is None:
+                self._errors_in_row = 0
+            else:
+                self._succeeded(running)
             return None
         running.rest = rest
         return running
@@ -499,8 +505,9 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
 
     def _received(self, payload: str | bytes) -> Awaitable[Any]:
         """Hand a frame to a ``receive()`` that the application wrote as Channels documents it."""
-        is_text = isinstance(payload, str)
-        received: Awaitable[Any] = self.receive(**{"text_data" if is_text else "bytes_data": payload})
+        received: Awaitable[Any] = (
+            self.receive(text_data=payload) if isinstance(payload, str) else self.receive(bytes_data=payload)
+        )
         return received
 
     async def _decode_and_receive(self, text: str) -> None:
@@ -825,7 +832,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """Send one frame to this client; waits while it reads too slowly."""
         connection = self.connection
         connection.offer(frame)
-        if connection.outbox:
+        if connection.outbox.bytes:
             await connection.cleared()
 
     def _chosen_subprotocol(self) -> str | None:
@@ -834,16 +841,13 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
 
 
 class _Running:
-    """A message on its way through its handler."""
+    """A message on its way through its handler. Most need none of this: it is on the class until it is set."""
 
-    __slots__ = ("envelope", "handler", "is_first", "once", "rest")
-
-    def __init__(self) -> None:
-        self.envelope: Envelope | None = None
-        self.handler: Handler | None = None
-        self.once: Once | None = None
-        self.is_first = False
-        self.rest: Rest | None = None
+    envelope: Envelope | None = None
+    handler: Handler | None = None
+    once: Once | None = None
+    is_first = False
+    rest: Rest | None = None
 
 
 class _Ping(msgspec.Struct):

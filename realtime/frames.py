@@ -26,27 +26,35 @@ def text_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
+def payload_size(payload: str | bytes) -> int:
+    """Return how many bytes what a message carries is on the wire."""
+    return text_size(payload) if isinstance(payload, str) else len(payload)
+
+
 class Frame:
     """
     One outbound message.
 
     ``payload`` is ``str`` for a text message and ``bytes`` for a binary one. A transport that needs
-    another form (wire bytes, compressed wire bytes) builds it once with :meth:`wire`, under a key of
-    its own, and every other socket of the same kind reuses it.
+    another form (compressed wire bytes) builds it once with :meth:`wire`, under a key of its own, and
+    every other socket of the same kind reuses it. ``plain`` is for the form that most sockets share,
+    the frame of RFC 6455 as it is: whoever needs it first keeps it there.
 
     ``key`` names what the message replaces when a slow reader's messages are coalesced: the newest
     frame of a key is kept. ``None`` is never coalesced.
 
     """
 
-    __slots__ = ("_wire", "key", "payload", "size")
+    __slots__ = ("_wire", "key", "payload", "plain", "size")
 
     def __init__(self, payload: str | bytes, *, size: int | None = None, key: object = None) -> None:
         self.payload = payload
         if size is None:
-            size = len(payload) if isinstance(payload, bytes) else text_size(payload)
+            # Not by another call: that is a part of what a message costs.
+            size = len(payload) if isinstance(payload, bytes) or payload.isascii() else text_size(payload)
         self.size = size
         self.key = key
+        self.plain: bytes | None = None
         self._wire: dict[object, bytes] | None = None
 
     @classmethod

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ratelimit.sockets import take_over
-from realtime.frames import text_size
+from realtime.frames import payload_size
 from realtime.transports import Receive
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Inflow:
         guarded = take_over(connection.scope, receive)
         self._connection = connection
         self._guarded: GuardedSocket | None = guarded
-        self._weigh: Callable[[Payload, float], Verdict | None] | None = None
+        self._weigh: Callable[[Payload, int, float], Verdict | None] | None = None
         self._receive = receive
         if guarded is not None:
             self._receive, self._weigh = guarded.server_receive, guarded.guard.weigh
@@ -80,11 +80,11 @@ class Inflow:
             if kind == "websocket.receive":
                 text: str | None = message.get("text")
                 payload: Payload = message["bytes"] if text is None else text
-                now = time.monotonic()
-                if self._weigh is not None and (verdict := self._weigh(payload, now)) is not None:
+                now, size = time.monotonic(), payload_size(payload)
+                if self._weigh is not None and (verdict := self._weigh(payload, size, now)) is not None:
                     await self._carry_out(verdict)
                 elif not connection.closed:
-                    self._took(payload, now)
+                    self._took(size, now)
                     return payload
             elif kind == LATER:
                 await message["work"]()
@@ -98,11 +98,11 @@ class Inflow:
                 self._handle = passed
         return None
 
-    def _take(self, payload: Payload) -> dict[str, Any] | None:
+    def _take(self, payload: Payload, size: int) -> dict[str, Any] | None:
         now = time.monotonic()
-        if self._weigh is not None and (verdict := self._weigh(payload, now)) is not None:
+        if self._weigh is not None and (verdict := self._weigh(payload, size, now)) is not None:
             return later(partial(self._carry_out, verdict))
-        self._took(payload, now)
+        self._took(size, now)
         try:
             return self._handle(payload)
         except BaseException as error:  # noqa: BLE001 - it belongs to the task that serves the socket
@@ -112,11 +112,10 @@ class Inflow:
         if self._guarded is not None:
             await self._guarded.carry_out(verdict)
 
-    def _took(self, payload: Payload, now: float) -> None:
-        """Take note of a message that came at ``now`` (seconds, monotonic)."""
+    def _took(self, size: int, now: float) -> None:
+        """Take note of a message of ``size`` bytes that came at ``now`` (seconds, monotonic)."""
         connection = self._connection
         counters = connection.node.counters
-        size = len(payload) if payload.__class__ is bytes else text_size(payload)  # type: ignore[arg-type]
         connection.last_heard = connection.last_message = now
         connection.messages_in += 1
         connection.bytes_in += size

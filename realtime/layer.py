@@ -32,11 +32,8 @@ class OwnChannel:
         self._name: str | None = None
         self._listener: asyncio.Task[None] | None = None
         self._closed = False
-
-    @property
-    def listening(self) -> bool:
+        self.listening = False
         """Whether messages of the layer may come."""
-        return self._listener is not None and not self._closed
 
     async def prepare(self) -> None:
         """Make the channel now."""
@@ -57,6 +54,7 @@ class OwnChannel:
     async def close(self) -> None:
         """Stop listening."""
         self._closed = True
+        self.listening = False
         # The consumer knows this channel as well: reference counts would never free them.
         self._deliver = _nobody
         if self._listener is not None:
@@ -81,6 +79,7 @@ class OwnChannel:
     def _listen(self) -> None:
         if self._closed:
             return
+        self.listening = True
         self._listener = asyncio.get_running_loop().create_task(self._run(), name="realtime.own-channel")
 
     async def _run(self) -> None:

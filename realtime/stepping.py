@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Coroutine, Generator
+from types import CoroutineType
 from typing import Any
 
 _NOTHING = object()
@@ -22,7 +23,10 @@ class Rest:
     __slots__ = ("_iterator", "_marker", "_waited_for")
 
     def __init__(
-        self, iterator: Generator[Any, Any, Any], waited_for: Any, marker: object = _NOTHING
+        self,
+        iterator: Generator[Any, Any, Any] | Coroutine[Any, Any, Any],
+        waited_for: Any,
+        marker: object = _NOTHING,
     ) -> None:
         self._iterator = iterator
         self._waited_for = waited_for
@@ -58,8 +62,12 @@ def step(awaitable: Awaitable[Any]) -> Rest | None:
     What it raises is raised here. Its result is dropped: this is for awaitables run for their effect.
 
     """
-    iterator: Any = awaitable.__await__()
+    iterator: Any = awaitable
     try:
+        if awaitable.__class__ is CoroutineType:
+            # It needs no iterator around it.
+            return Rest(iterator, iterator.send(None))
+        iterator = awaitable.__await__()
         return Rest(iterator, next(iterator))
     except StopIteration:
         return None

@@ -18,8 +18,13 @@ logger = get_logger("realtime")
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Take = Callable[[str | bytes], dict[str, Any] | None]
-"""Handles a message. Returns ``None`` when it is done with it, else the event that ``receive`` shall give for it."""
+Take = Callable[[str | bytes, int], dict[str, Any] | None]
+"""
+Handles a message, given with its bytes on the wire, uncompressed.
+
+Returns ``None`` when it is done with it, else the event that ``receive`` shall give for it.
+
+"""
 
 
 class TransportListener(Protocol):

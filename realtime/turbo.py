@@ -111,7 +111,7 @@ class _Echo(RealtimeConsumer):
         echoed = self.prefix + payload if isinstance(payload, str) else self.binary_prefix + payload
         connection.offer(Frame(echoed))
         # A client that does not read what it is sent is not read either.
-        return later(connection.cleared) if connection.outbox else None
+        return later(connection.cleared) if connection.outbox.bytes else None
 
 
 class _Publishing(RealtimeConsumer):

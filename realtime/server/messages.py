@@ -45,20 +45,16 @@ class Assembly:
 
     """
 
-    __slots__ = ("_buffer", "_decoder", "_inflate", "_opcode", "_packed", "max_bytes")
+    __slots__ = ("_buffer", "_decoder", "_inflate", "_packed", "max_bytes", "opcode")
 
     def __init__(self, max_bytes: int, inflate: Inflate | None = None) -> None:
         self.max_bytes = max_bytes
         self._inflate = inflate
-        self._opcode = CONTINUATION
+        self.opcode = CONTINUATION
+        """That of the message which was begun; ``CONTINUATION``, which is 0, while none is."""
         self._packed = False
         self._buffer = bytearray()
         self._decoder: codecs.IncrementalDecoder | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no message has been begun."""
-        return self._opcode == CONTINUATION
 
     @property
     def buffered_bytes(self) -> int:
@@ -72,15 +68,15 @@ class Assembly:
         if rsv2 or rsv3 or (rsv1 and (self._inflate is None or opcode == CONTINUATION)):
             raise Violation(PROTOCOL_ERROR, "a reserved bit is set")
         if opcode == CONTINUATION:
-            if self.is_empty:
+            if not self.opcode:
                 raise Violation(PROTOCOL_ERROR, "a continuation of nothing")
-        elif not self.is_empty:
+        elif self.opcode:
             raise Violation(PROTOCOL_ERROR, "a new message before the last one was complete")
         elif fin:
             self._check_size(len(payload), packed=bool(rsv1))
             return self._finished(opcode, payload, packed=bool(rsv1))
         else:
-            self._opcode, self._packed = opcode, bool(rsv1)
+            self.opcode, self._packed = opcode, bool(rsv1)
             self._decoder = _utf8_decoder() if opcode == TEXT and not rsv1 else None
         return self._append(payload, last=bool(fin))
 
@@ -95,8 +91,8 @@ class Assembly:
         self._buffer += payload
         if not last:
             return None
-        opcode, packed, whole = self._opcode, self._packed, self._buffer
-        self._opcode, self._decoder, self._buffer = CONTINUATION, None, bytearray()
+        opcode, packed, whole = self.opcode, self._packed, self._buffer
+        self.opcode, self._decoder, self._buffer = CONTINUATION, None, bytearray()
         if opcode == TEXT and not packed:
             # Not by way of bytes: that would be another copy of a large message.
             return whole.decode()

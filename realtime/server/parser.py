@@ -29,8 +29,11 @@ CLOSE_FRAME = 0x88
 MAX_READ_BYTES = 16 * 1024
 """Most bytes taken from the kernel at once: what bounds the time one flooding client can keep the loop."""
 
-_FREE_KEPT = 4
-"""Parsers of one bound that are kept for the next socket; one is enough while no frame comes in pieces."""
+TEXT_FRAME = 0x81
+"""How a whole text frame begins."""
+
+_SPARE_KEPT = 4
+"""Parsers of one bound that are kept besides the one in use; none is needed while no frame comes in pieces."""
 _BOUNDS_KEPT = 32
 
 _HANDSHAKE = (
@@ -55,11 +58,13 @@ def lone_close(data: memoryview) -> bytes | None:
 class FrameReader(Protocol):
     """Whose frames a parser reads."""
 
-    def on_frame(self, frame: ParsedFrame) -> None:
+    def on_frame(self, frame: ParsedFrame, is_plain: bool) -> None:
         """
         Take a frame. Sizes, masks and opcodes are checked; reserved bits, order and text are not.
 
         It points into the read buffer: whatever is to be kept of it must be copied before returning.
+        ``is_plain`` says that it is known to be a whole text frame without reserved bits, which is
+        cheaper than to ask it; without it, it may be one too.
 
         """
 
@@ -70,7 +75,7 @@ class FrameReader(Protocol):
 class Parser(WSProtocol):
     """A parser that one socket after the other may use, from the end of one frame to the end of another."""
 
-    __slots__ = ("_read", "_relay", "_size", "max_frame_bytes", "room")
+    __slots__ = ("_relay", "_size", "max_frame_bytes", "room")
 
     def __init__(self, max_frame_bytes: int, read_bytes: int) -> None:
         """Read frames of at most ``max_frame_bytes``, 0 is any; an empty one has room for ``read_bytes``."""
@@ -97,7 +102,6 @@ class Parser(WSProtocol):
         super().connection_made(_StandIn(self._relay.violated))
         super().get_buffer(-1)[: len(_HANDSHAKE)] = _HANDSHAKE
         super().buffer_updated(len(_HANDSHAKE))
-        self._read = super().buffer_updated
         empty = cast("memoryview", super().get_buffer(-1))
         self._size = len(empty)
         self.room = empty[:read_bytes]
@@ -107,41 +111,52 @@ class Parser(WSProtocol):
         return self._relay
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no part of a frame is held, as far as the last frame that was read tells."""
-        return not self._relay.tail
+    def is_spent(self) -> bool:
+        """Whether it has read a close frame: picows takes one only."""
+        return self.transport.close_handshake is not None
 
     @property
     def is_as_new(self) -> bool:
-        """Whether it is empty, its buffer has not grown, and it has not read a close frame: picows takes one only."""
-        return self.transport.close_handshake is None and len(super().get_buffer(-1)) == self._size
+        """Whether it is empty, its buffer has not grown, and it is not spent."""
+        return not self.is_spent and len(super().get_buffer(-1)) == self._size
 
     def more_room(self) -> memoryview:
         """Return where the next bytes go when a part of a frame is held."""
         return cast("memoryview", super().get_buffer(-1))[:MAX_READ_BYTES]
 
-    def feed(self, size: int, reader: FrameReader) -> None:
-        """Read the ``size`` bytes that were put where there was room; ``reader`` is told of each frame."""
+    def feed(self, size: int, reader: FrameReader, is_plain: bool = False) -> bool:
+        """
+        Read the ``size`` bytes that were put where there was room; ``reader`` is told of each frame.
+
+        ``is_plain`` says that they begin with :data:`TEXT_FRAME`, in a parser that was empty. Return
+        whether it is empty now.
+
+        """
         relay = self._relay
         relay.reader = reader
+        relay.is_plain = is_plain
         relay.tail = 1
-        self._read(size)
+        # Not by a bound method that is kept: who knows itself is freed by the collector alone, a megabyte at a time.
+        self.buffer_updated(size)
         relay.reader = _NOBODY
+        return not relay.tail
 
 
 class _Relay(WSListener):
     """Passes frames on to whoever uses the parser right now."""
 
-    __slots__ = ("reader", "tail")
+    __slots__ = ("is_plain", "reader", "tail")
 
     def __init__(self) -> None:
         super().__init__()
         self.reader: FrameReader = _NOBODY
+        self.is_plain = False
         self.tail = 0
 
     def on_ws_frame(self, transport: object, frame: ParsedFrame) -> None:
         self.tail = frame.tail_size
-        self.reader.on_frame(frame)
+        is_plain, self.is_plain = self.is_plain, False
+        self.reader.on_frame(frame, is_plain)
 
     def violated(self, code: int, reason: str) -> None:
         """What picows would have told the client; the parser is of no use any more."""
@@ -152,7 +167,7 @@ class _Relay(WSListener):
 class _Nobody:
     """Reads frames of a parser that nobody uses: there are none."""
 
-    def on_frame(self, frame: ParsedFrame) -> None:
+    def on_frame(self, frame: ParsedFrame, is_plain: bool) -> None:
         raise AssertionError("a parser that nobody uses read a frame")
 
     def violated(self, code: int, reason: str) -> None:
@@ -162,38 +177,57 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
+class SharedParser:
+    """
+    The parser that all sockets with one bound read with, in turn.
+
+    A socket takes it away while it holds a part of a frame, and gives it back after that. So a silent
+    socket has none, and all busy ones share one that is in the processor's cache.
+
+    """
+
+    __slots__ = ("_max_frame_bytes", "_read_bytes", "_spare", "parser")
+
+    def __init__(self, max_frame_bytes: int, read_bytes: int) -> None:
+        self._max_frame_bytes = max_frame_bytes
+        self._read_bytes = read_bytes
+        self._spare: list[Parser] = []
+        self.parser = Parser(max_frame_bytes, read_bytes)
+        """Always empty, but while it is fed."""
+
+    def replace(self) -> None:
+        """Use another from now on: this one is held by a socket, or of no more use."""
+        self.parser = self._spare.pop() if self._spare else Parser(self._max_frame_bytes, self._read_bytes)
+
+    def give_back(self, parser: Parser) -> None:
+        """Keep an empty parser for the next time. One whose buffer has grown is let go: picows never shrinks it."""
+        # The bound of the socket may be another since it took the parser away.
+        if (
+            parser.max_frame_bytes == self._max_frame_bytes
+            and parser.is_as_new
+            and len(self._spare) < _SPARE_KEPT
+        ):
+            self._spare.append(parser)
+
+
 class Parsers:
-    """
-    The parsers of one loop.
+    """The shared parsers of one loop."""
 
-    A socket borrows one when something comes, and returns it as soon as no part of a frame is held: so
-    a silent socket has none, and all busy ones share one that is in the processor's cache.
-
-    """
-
-    __slots__ = ("_free", "_read_bytes")
+    __slots__ = ("_read_bytes", "_shared")
 
     def __init__(self, read_bytes: int) -> None:
         self._read_bytes = read_bytes
-        self._free: dict[int, list[Parser]] = {}
+        self._shared: dict[int, SharedParser] = {}
 
-    def borrow(self, max_frame_bytes: int) -> Parser:
-        """Return an empty parser that refuses frames of more than ``max_frame_bytes``; 0 takes any."""
-        free = self._free.get(max_frame_bytes)
-        return free.pop() if free else Parser(max_frame_bytes, self._read_bytes)
-
-    def give_back(self, parser: Parser) -> None:
-        """Keep an empty parser for the next socket. One whose buffer has grown is let go: picows never shrinks it."""
-        if not parser.is_as_new:
-            return
-        bound = parser.max_frame_bytes
-        free = self._free.get(bound)
-        if free is None:
-            if len(self._free) >= _BOUNDS_KEPT:
-                self._free.clear()
-            free = self._free[bound] = []
-        if len(free) < _FREE_KEPT:
-            free.append(parser)
+    def of(self, max_frame_bytes: int) -> SharedParser:
+        """Return what refuses frames of more than ``max_frame_bytes``; 0 takes any."""
+        shared = self._shared.get(max_frame_bytes)
+        if shared is None:
+            if len(self._shared) >= _BOUNDS_KEPT:
+                # Sockets that use one keep it.
+                self._shared.clear()
+            shared = self._shared[max_frame_bytes] = SharedParser(max_frame_bytes, self._read_bytes)
+        return shared
 
 
 class _StandIn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from typing import Protocol
 
 _PARTS_AT_ONCE = 64
@@ -35,24 +34,22 @@ class Cork:
 
     """
 
-    __slots__ = ("_streams", "held")
+    __slots__ = ("held", "streams")
 
     def __init__(self) -> None:
         self.held = False
         """Whether streams are to wait."""
-        self._streams: list[Stream] = []
-
-    def wait_for(self, stream: Stream) -> None:
-        """Have ``stream`` called when the cork is pulled."""
-        self._streams.append(stream)
+        self.streams: list[Stream] = []
+        """Those that have something to send when the cork is pulled."""
 
     def pull(self) -> None:
         """Let everything out."""
         self.held = False
-        if self._streams:
-            streams, self._streams = self._streams, []
+        streams = self.streams
+        if streams:
+            self.streams = []
             for stream in streams:
-                stream.uncork()
+                stream.send_waiting()
 
 
 class Stream:
@@ -94,7 +91,7 @@ class Stream:
         self._sock: socket.socket | None = sock
         self._user: StreamUser
         self._high, self._low = high, high // 4
-        self._backlog: deque[bytes | memoryview] | None = None
+        self._backlog: list[bytes | memoryview] | None = None
         self._backlog_bytes = 0
         self._reading = self._writing = self._closing = self._is_slow = self._write_ends = False
         if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -135,75 +132,66 @@ class Stream:
 
     def write(self, data: bytes) -> None:
         """Send ``data`` now, or when the cork is pulled; as much as goes, and the rest when it does."""
-        sock, backlog = self._sock, self._backlog
+        backlog, sock = self._backlog, self._sock
         if self._closing or self._write_ends or sock is None:
             return
-        if backlog is None:
-            self._begin(sock, data)
-            return
-        backlog.append(data)
-        self._backlog_bytes += len(data)
-        if self._backlog_bytes > self._high and not self._is_slow:
-            self.uncork()
-
-    def _begin(self, sock: socket.socket, data: bytes) -> None:
-        """Write where nothing waits."""
-        sent = 0
-        if not self._cork.held:
-            try:
-                sent = sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                pass
-            except OSError:
-                self.abort()
-                return
-            if sent == len(data):
-                return
-        self._backlog = deque((memoryview(data)[sent:] if sent else data,))
-        self._backlog_bytes = len(data) - sent
-        if not self._cork.held:
-            self._wait()
-        elif self._backlog_bytes > self._high:
-            self.uncork()
+        if backlog is not None:
+            backlog.append(data)
+            self._backlog_bytes += len(data)
+            if self._backlog_bytes > self._high and not self._is_slow:
+                self.send_waiting()
+        elif self._cork.held and len(data) <= self._high:
+            self._backlog = [data]
+            self._backlog_bytes = len(data)
+            self._cork.streams.append(self)
         else:
-            self._cork.wait_for(self)
+            self._send_now(sock, data)
 
-    def uncork(self) -> None:
-        """Send what waits, as much as goes; the rest when it does."""
-        self._send()
-        if self._backlog:
+    def _send_now(self, sock: socket.socket, data: bytes) -> None:
+        """Write where nothing waits."""
+        try:
+            sent = sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.abort()
+            return
+        if sent < len(data):
+            self._backlog = [memoryview(data)[sent:] if sent else data]
+            self._backlog_bytes = len(data) - sent
             self._wait()
 
     def _wait(self) -> None:
         """The kernel takes no more: be called when it does, and tell the user if too much waits."""
         if not self._writing and self._sock is not None:
             self._writing = True
-            self._loop.add_writer(self._sock.fileno(), self._send)
+            self._loop.add_writer(self._sock.fileno(), self.send_waiting)
         if self._backlog_bytes > self._high and not self._is_slow:
             self._is_slow = True
             self._user.pause_writing()
 
-    def _send(self) -> None:
+    def send_waiting(self) -> None:
+        """Send what waits, as much as goes; the rest when it does."""
         backlog, sock = self._backlog, self._sock
         if not backlog or sock is None:
             return
         try:
-            if len(backlog) == 1:
-                sent = sock.send(backlog[0])
-            else:
-                sent = sock.sendmsg([backlog[number] for number in range(min(len(backlog), _PARTS_AT_ONCE))])
+            sent = sock.send(backlog[0]) if len(backlog) == 1 else sock.sendmsg(backlog[:_PARTS_AT_ONCE])
         except (BlockingIOError, InterruptedError):
-            return
+            sent = 0
         except OSError:
             self.abort()
             return
         self._backlog_bytes -= sent
         if self._backlog_bytes:
             _take_off(backlog, sent)
+            self._wait()
         else:
             self._backlog = None
-            self._stop_writing(sock)
-            self._flushed(sock)
+            if self._writing:
+                self._stop_writing(sock)
+            if self._closing or self._write_ends:
+                self._flushed(sock)
         if self._is_slow and self._backlog_bytes <= self._low:
             self._is_slow = False
             self._user.resume_writing()
@@ -259,11 +247,13 @@ class Stream:
         self._loop.call_soon(self._user.lost)
 
 
-def _take_off(backlog: deque[bytes | memoryview], size: int) -> None:
+def _take_off(backlog: list[bytes | memoryview], size: int) -> None:
     """Take the first ``size`` bytes off ``backlog``, which holds more."""
-    while size:
-        first = backlog.popleft()
-        if size < len(first):
-            backlog.appendleft(memoryview(first)[size:])
-            return
-        size -= len(first)
+    whole = 0
+    while size >= len(backlog[whole]):
+        size -= len(backlog[whole])
+        whole += 1
+    if size:
+        backlog[whole] = memoryview(backlog[whole])[size:]
+    # All at once: what follows moves up only once.
+    del backlog[:whole]

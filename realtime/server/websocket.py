@@ -10,7 +10,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from realtime.frames import Frame
+from realtime.frames import Frame, payload_size
 from realtime.server.deflate import Deflater, negotiate
 from realtime.server.farewell import Farewell
 from realtime.server.heads import Handshake, accepting_head, denying_head
@@ -21,8 +21,10 @@ from realtime.server.parser import (
     PING,
     PONG,
     TEXT,
+    TEXT_FRAME,
     ParsedFrame,
     Parser,
+    SharedParser,
     lone_close,
 )
 from realtime.server.stream import Stream
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from realtime.server.engine import Engine
 
 logger = logging.getLogger("realtime")
+
+# Documented for those who extend asyncio, for all their underscores.
+_enter_task, _leave_task = asyncio.tasks._enter_task, asyncio.tasks._leave_task
 
 Message = dict[str, Any]
 
@@ -72,6 +77,10 @@ class Phase(enum.IntEnum):
     CLOSED = 4
 
 
+_OPEN = Phase.OPEN
+"""Looked at for every message: an attribute of an enumeration costs more than a name."""
+
+
 class _Hold(enum.IntFlag):
     """Why the socket is not being read."""
 
@@ -109,6 +118,7 @@ class NativeWebSocket:
         "_ping_sent_at",
         "_queue",
         "_sends_in_row",
+        "_shared",
         "_sock",
         "_stream",
         "_take",
@@ -124,6 +134,7 @@ class NativeWebSocket:
         "opened_at",
         "phase",
         "scope",
+        "writable",
     )
 
     name = "native"
@@ -139,6 +150,7 @@ class NativeWebSocket:
         self.listener: TransportListener | None = None
         self.max_message_bytes = engine.options.max_message_bytes
         """Largest message that is received, in bytes; 0 is any."""
+        self.writable = False
         self._take: Take | None = None
         """Handles messages while ``receive`` is awaited; what :meth:`attach` was given, or does that as the task."""
         # A list: it is short, and an empty deque would be the largest part of an idle socket.
@@ -147,6 +159,7 @@ class NativeWebSocket:
         self._disconnect: Message | None = None
         self._told = False
         self._stream: Stream | None = None
+        self._shared: SharedParser
         self._assembly: Assembly
         self._deflater: Deflater | None = None
         self._denial: list[Any] | None = None
@@ -386,6 +399,7 @@ class NativeWebSocket:
         self._assembly = Assembly(
             self.max_message_bytes, self._deflater.inflate if self._deflater is not None else None
         )
+        self._shared = self._engine.parsers.of(self.max_message_bytes)
         self._handshake = self._sock = None
         try:
             sent = _send_now(sock, head)
@@ -401,6 +415,7 @@ class NativeWebSocket:
         if sent < len(head):
             self._stream.write(head[sent:])
         self.phase = Phase.OPEN
+        self.writable = not self._write_paused
         self.opened_at = self._loop.time()
         self._cancel_timer()
         self._stream.resume_reading()
@@ -459,51 +474,66 @@ class NativeWebSocket:
 
     def readable(self, sock: socket.socket) -> None:
         """Read once what the client sent, and handle each frame of it that is whole."""
-        parser = self._parser
-        if parser is None:
-            parser = self._engine.parsers.borrow(self.max_message_bytes)
-            room = parser.room
-        else:
-            room = parser.more_room()
+        if self._parser is not None:
+            self._read_on(self._parser, sock)
+            return
+        parser = self._shared.parser
+        room = parser.room
         try:
             size = sock.recv_into(room)
         except (BlockingIOError, InterruptedError):
-            size = -1
+            return
         except OSError:
             size = 0
-        if size > 0:
-            payload = lone_close(room[:size]) if room[0] == CLOSE_FRAME and self._parser is None else None
-            if payload is None:
-                self._read(parser, size)
-            else:
-                self._engine.parsers.give_back(parser)
-                self._on_close(payload)
+        if not size:
+            self._ended()
             return
-        if self._parser is None:
-            self._engine.parsers.give_back(parser)
-        if not size and self._stream is not None:
-            self._stream.close()
-
-    def _read(self, parser: Parser, size: int) -> None:
+        first = room[0]
+        if first == CLOSE_FRAME and (payload := lone_close(room[:size])) is not None:
+            self._on_close(payload)
+            return
         cork = self._engine.cork
         cork.held = True
         try:
-            parser.feed(size, self)
-            self._put_away(parser)
+            is_empty = parser.feed(size, self, first == TEXT_FRAME)
+            if not is_empty or self._violation is not None or parser.is_spent:
+                self._shared.replace()
+                self._keep(parser, is_empty)
         finally:
             cork.pull()
 
-    def _put_away(self, parser: Parser) -> None:
+    def _read_on(self, parser: Parser, sock: socket.socket) -> None:
+        """Read more of a frame of which a part has come."""
+        try:
+            size = sock.recv_into(parser.more_room())
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            size = 0
+        if not size:
+            self._ended()
+            return
+        self._engine.cork.held = True
+        try:
+            self._keep(parser, parser.feed(size, self))
+        finally:
+            self._engine.cork.pull()
+
+    def _ended(self) -> None:
+        """Nothing more comes."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def _keep(self, parser: Parser, is_empty: bool) -> None:
         """Keep a parser that holds a part of a frame; return it if it holds none."""
+        self._parser = None
         if self._violation is not None:
-            self._parser = None
             (code, reason), self._violation = self._violation, None
             self._fail(code, reason)
-        elif parser.is_empty:
-            self._parser = None
-            self._engine.parsers.give_back(parser)
-        else:
-            self._parser = parser if self._stream is not None else None
+        elif is_empty:
+            self._shared.give_back(parser)
+        elif self._stream is not None:
+            self._parser = parser
 
     def _on_close(self, payload: bytes) -> None:
         """Answer a close frame, or take it as the answer to ours."""
@@ -516,36 +546,24 @@ class NativeWebSocket:
         elif self.phase is Phase.CLOSING and self._stream is not None:
             self._stream.close()
 
-    def on_frame(self, frame: ParsedFrame) -> None:
+    def on_frame(self, frame: ParsedFrame, is_plain: bool) -> None:
         """Handle one frame."""
-        if self.phase is not Phase.OPEN:
+        if self.phase is not _OPEN:
             if self.phase is Phase.CLOSING and frame.msg_type is CLOSE and self._stream is not None:
                 self._stream.close()
             return
-        kind = frame.msg_type
-        payload: str | bytes
+        payload: str | bytes | None
         try:
-            if (
-                kind is TEXT
-                and frame.fin
-                and self._assembly.is_empty
-                and not frame.rsv1 | frame.rsv2 | frame.rsv3
-            ):
+            if (is_plain or _is_plain(frame)) and not self._assembly.opcode:
                 payload = frame.get_payload_as_utf8_text()
-            elif kind is PING or kind is PONG or kind is CLOSE:
-                self._lives()
-                if frame.rsv1 | frame.rsv2 | frame.rsv3:
-                    raise Violation(1002, "a reserved bit is set")
-                self._control(kind, frame.get_payload_as_bytes())
-                self._count_chaff(frame)
-                return
+                size = frame.payload_size
             else:
-                message = self._assemble(frame)
-                if message is None:
+                payload = self._other(frame)
+                if payload is None:
                     self._lives()
                     self._count_chaff(frame)
                     return
-                payload = message
+                size = payload_size(payload)
         except UnicodeDecodeError:
             self._fail(1007, "text that is not UTF-8")
             return
@@ -554,12 +572,29 @@ class NativeWebSocket:
             return
         waiter = self._waiter
         if self._take is not None and waiter is not None and not waiter.done():
-            event = self._take(payload)
+            event = self._take(payload, size)
             if event is not None:
                 self._deliver(event)
             return
         self._lives()
         self._deliver(_received(payload))
+
+    def _other(self, frame: ParsedFrame) -> str | bytes | None:
+        """Handle a control frame, or return the message that a frame completes."""
+        kind = frame.msg_type
+        if kind is not PING and kind is not PONG and kind is not CLOSE:
+            return self._assembly.feed(
+                cast("int", kind),
+                frame.get_payload_as_bytes(),
+                fin=frame.fin,
+                rsv1=frame.rsv1,
+                rsv2=frame.rsv2,
+                rsv3=frame.rsv3,
+            )
+        if frame.rsv1 | frame.rsv2 | frame.rsv3:
+            raise Violation(1002, "a reserved bit is set")
+        self._control(kind, frame.get_payload_as_bytes())
+        return None
 
     def _lives(self) -> None:
         """Anything at all came from the peer."""
@@ -567,29 +602,18 @@ class NativeWebSocket:
         if self.listener is not None:
             self.listener.heard()
 
-    def _take_as_task(self, take: Take, payload: str | bytes) -> Message | None:
+    def _take_as_task(self, take: Take, payload: str | bytes, size: int) -> Message | None:
         """Have ``take`` run as if the application's task, which waits for a message, had received it."""
         loop, task = self._loop, cast("asyncio.Task[None]", self._task)
         try:
-            # Documented for those who extend asyncio, for all its underscore.
-            asyncio.tasks._enter_task(loop, task)
+            _enter_task(loop, task)
         except RuntimeError:
             # Data that was held back is being fed to us by another task.
             return _received(payload)
         try:
-            return self._context.run(take, payload)
+            return self._context.run(take, payload, size)
         finally:
-            asyncio.tasks._leave_task(loop, task)
-
-    def _assemble(self, frame: ParsedFrame) -> str | bytes | None:
-        return self._assembly.feed(
-            cast("int", frame.msg_type),
-            frame.get_payload_as_bytes(),
-            fin=frame.fin,
-            rsv1=frame.rsv1,
-            rsv2=frame.rsv2,
-            rsv3=frame.rsv3,
-        )
+            _leave_task(loop, task)
 
     def _control(self, kind: object, payload: bytes) -> None:
         if kind is PING:
@@ -663,10 +687,6 @@ class NativeWebSocket:
         return self.phase is not Phase.CLOSED
 
     @property
-    def writable(self) -> bool:
-        return self.phase is Phase.OPEN and not self._write_paused
-
-    @property
     def buffered_bytes(self) -> int:
         stream = self._stream
         return 0 if stream is None else stream.buffered_bytes
@@ -685,11 +705,14 @@ class NativeWebSocket:
         return size
 
     def write(self, frame: Frame) -> None:
-        if self.phase is not Phase.OPEN or self._stream is None:
+        if self.phase is not _OPEN or self._stream is None:
             return
         deflater = self._deflater
         if deflater is None or frame.size < deflater.min_bytes:
-            self._stream.write(frame.wire("plain", _plain))
+            plain = frame.plain
+            if plain is None:
+                plain = frame.plain = _plain(frame.payload)
+            self._stream.write(plain)
         elif deflater.share_key is not None:
             self._stream.write(frame.wire(deflater.share_key, deflater.wire_alone))
         else:
@@ -704,6 +727,7 @@ class NativeWebSocket:
         self.max_message_bytes = size
         if self.phase is Phase.OPEN:
             self._assembly.max_bytes = size
+            self._shared = self._engine.parsers.of(size)
 
     def attach(self, receive: Receive, take: Take, *, as_task: bool) -> bool:
         if getattr(receive, "__self__", None) is not self or asyncio.current_task() is not self._task:
@@ -754,6 +778,7 @@ class NativeWebSocket:
         """Send our close frame. A peer that does not take it, or does not answer, is dropped after a while."""
         self._write_frame(_CLOSE_OPCODE, close_payload(code, reason))
         self.phase = Phase.CLOSING
+        self.writable = False
         if self._stream is not None:
             self._timer = self._loop.call_later(self._engine.options.close_timeout, self._stream.abort)
 
@@ -763,6 +788,7 @@ class NativeWebSocket:
 
     def _let_go(self) -> None:
         self.phase = Phase.CLOSED
+        self.writable = False
         self._take = None
         self._cancel_timer()
         self._forget_if_over()
@@ -789,11 +815,13 @@ class NativeWebSocket:
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self.writable = False
         if self._writable is not None:
             self._writable.clear()
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        self.writable = self.phase is Phase.OPEN
         if self._writable is not None:
             self._writable.set()
         if self._late_pong is not None:
@@ -811,9 +839,15 @@ def _received(payload: str | bytes) -> Message:
 def _plain(payload: str | bytes) -> bytes:
     """Return the frame of a message as every socket can read it."""
     if isinstance(payload, str):
-        payload = payload.encode()
-        return header(_TEXT_OPCODE, len(payload)) + payload
+        encoded = payload.encode()
+        size = len(encoded)
+        return (_TEXT_HEADERS[size] if size < 126 else header(_TEXT_OPCODE, size)) + encoded
     return header(_BINARY_OPCODE, len(payload)) + payload
+
+
+def _is_plain(frame: ParsedFrame) -> bool:
+    """Whether this is a whole text message that nothing was done to."""
+    return frame.msg_type is TEXT and bool(frame.fin) and not frame.rsv1 | frame.rsv2 | frame.rsv3
 
 
 def _send_now(sock: socket.socket, data: bytes) -> int:

@@ -317,4 +317,4 @@ def test_large_messages_leave_no_memory_behind(server: ServerProcess) -> None:
             # The application keeps its last message while it waits for the next.
             client.send(rawclient.text("small"))
             assert client.frame().data == b"small"
-        assert server.memory() - before < 16 * MIB
+        assert server.memory() - before < 8 * MIB

@@ -55,9 +55,9 @@ def test_fragments_make_one_message_and_leave_nothing_behind(parts: list[bytes])
     assembly = Assembly(1000)
     for number, part in enumerate(parts[:-1]):
         assert feed(assembly, CONTINUATION if number else BINARY, part, fin=0) is None
-        assert not assembly.is_empty
+        assert assembly.opcode
     assert feed(assembly, CONTINUATION, parts[-1]) == b"".join(parts)
-    assert assembly.is_empty
+    assert not assembly.opcode
     assert assembly.buffered_bytes == 0
 
 

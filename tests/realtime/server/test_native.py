@@ -144,10 +144,20 @@ async def test_broadcast_is_compressed_once_for_all() -> None:
 
             return super().wire(key, counted)
 
+        @property
+        def plain(self) -> bytes | None:
+            return self._kept
+
+        @plain.setter
+        def plain(self, wire: bytes | None) -> None:
+            self._kept = wire
+            if wire is not None:
+                made.append("plain")
+
     app = Opened()
     async with configured(app, compression="deflate") as server:
         frame = Counted(WORDS)
-        for lines in ((DEFLATE,), (DEFLATE,), (f"{DEFLATE}; server_max_window_bits=9",), ()):
+        for lines in ((DEFLATE,), (DEFLATE,), (f"{DEFLATE}; server_max_window_bits=9",), (), ()):
             app.ready.clear()
             async with await server.opened("/", *lines) as peer:
                 await app.wait()

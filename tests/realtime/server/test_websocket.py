@@ -156,11 +156,10 @@ async def test_socket_that_just_ends_leaves_its_parser_to_the_next() -> None:
     async with native(app) as server, await server.opened() as peer:
         await app.wait()
         bound = app.transport.max_message_bytes
-        parser = server.engine.parsers.borrow(bound)
-        server.engine.parsers.give_back(parser)
+        parser = server.engine.parsers.of(bound).parser
         peer.writer.close()
         await until(lambda: app.transport.closed)
-        assert server.engine.parsers.borrow(bound) is parser
+        assert server.engine.parsers.of(bound).parser is parser
         app.go.set()
 
 
@@ -180,7 +179,22 @@ async def test_large_message_does_not_keep_its_memory() -> None:
         peer.send(rawclient.text("last"))
         assert (await app.receive())["text"] == "last"
         assert app.transport._parser is None
-        assert len(server.engine.parsers.borrow(app.transport.max_message_bytes).room) == 4096
+        shared = server.engine.parsers.of(app.transport.max_message_bytes)
+        assert (len(shared.parser.room), shared._spare) == (4096, [])
+        app.go.set()
+
+
+async def test_parser_of_another_bound_is_not_used_again() -> None:
+    app = Opened()
+    async with native(app, max_message_bytes=2000) as server, await server.opened() as peer:
+        await app.wait()
+        peer.send(b"\x82")
+        await until(lambda: app.transport._parser is not None)
+        app.transport.limit_messages(1000)
+        peer.send(b"\x80abcd")
+        assert (await app.receive())["bytes"] == b""
+        shared = server.engine.parsers.of(1000)
+        assert (shared.parser.max_frame_bytes, shared._spare) == (1000, [])
         app.go.set()
 
 
@@ -849,12 +863,14 @@ async def test_frame_is_made_once_for_all_sockets() -> None:
 
         made = 0
 
-        def wire(self, key: object, build: Any) -> bytes:
-            def counted(payload: str | bytes) -> bytes:
-                Counted.made += 1
-                return bytes(build(payload))
+        @property
+        def plain(self) -> bytes | None:
+            return self._kept
 
-            return super().wire(key, counted)
+        @plain.setter
+        def plain(self, wire: bytes | None) -> None:
+            self._kept = wire
+            Counted.made += wire is not None
 
     shared = Counted("shared")
     for _ in range(3):
@@ -942,29 +958,30 @@ class Taking:
 
 
 async def test_message_is_taken_in_the_call_that_brings_it_while_receive_is_awaited() -> None:
-    taken: list[str | bytes] = []
+    taken: list[tuple[str | bytes, int]] = []
 
-    def take(payload: str | bytes) -> Message | None:
-        taken.append(payload)
+    def take(payload: str | bytes, size: int) -> Message | None:
+        taken.append((payload, size))
         return {"type": "own", "payload": payload} if payload == "leave it" else None
 
     app = Taking(take, as_task=False)
     async with native(app) as server, await server.opened() as peer:
-        peer.send(rawclient.text("one") + rawclient.frame(Opcode.BINARY, b"two"))
-        await until(lambda: len(taken) == 2)
+        split = rawclient.frame(Opcode.TEXT, b"gr", fin=False) + rawclient.frame(Opcode.CONT, "ün".encode())
+        peer.send(rawclient.text("fünf") + rawclient.frame(Opcode.BINARY, b"two") + split)
+        await until(lambda: len(taken) == 3)
         assert app.attached
         assert not app.received
         peer.send(rawclient.text("leave it") + rawclient.text("in order"))
         await until(lambda: len(app.received) == 2)
         assert app.received[0] == {"type": "own", "payload": "leave it"}
         assert app.received[1]["text"] == "in order", "what waits for receive is not overtaken"
-        assert taken == ["one", b"two", "leave it"]
+        assert taken == [("fünf", 5), (b"two", 3), ("grün", 5), ("leave it", 8)]
 
 
 async def test_nothing_is_taken_while_the_application_does_something_else() -> None:
     taken: list[str | bytes] = []
 
-    def take(payload: str | bytes) -> Message | None:
+    def take(payload: str | bytes, size: int) -> Message | None:
         taken.append(payload)
         return {"type": "own"}
 
@@ -985,7 +1002,7 @@ async def test_taker_runs_as_the_task_and_in_the_context_of_the_application() ->
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
     seen: list[tuple[object, int]] = []
 
-    def take(payload: str | bytes) -> Message | None:
+    def take(payload: str | bytes, size: int) -> Message | None:
         seen.append((asyncio.current_task(), variable.get()))
         variable.set(variable.get() + 1)
         return None if payload == "one" else {"type": "own", "was": variable}
@@ -1068,7 +1085,7 @@ async def test_socket_has_a_greatest_age() -> None:
 async def test_unexpected_failure_of_a_message_taker_is_logged_and_the_socket_goes_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def fail(payload: str | bytes) -> Message | None:
+    def fail(payload: str | bytes, size: int) -> Message | None:
         raise RuntimeError("failed on purpose")
 
     app = Taking(fail, as_task=True)

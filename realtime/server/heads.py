@@ -21,6 +21,8 @@ MAX_HEADERS = 128
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+# All lines at once. Possessive: what does not match is not tried in other ways.
+_HEADERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\x0a-\x1f\x7f]*+(?:\r\n|\Z))*+")
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e]+")
 _OURS = {
     b"connection",
@@ -109,23 +111,19 @@ def read_head(data: bytes) -> Head | None:
         if len(data) >= MAX_HEAD_BYTES:
             raise MalformedHead(f"a request head of more than {MAX_HEAD_BYTES} bytes")
         return None
-    first, *lines = data[:end].split(b"\r\n")
+    first, _, rest = data[:end].partition(b"\r\n")
     parts = first.split(b" ")
     if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not parts[2].startswith(b"HTTP/"):
         raise MalformedHead("the first line is not METHOD TARGET VERSION")
-    if len(lines) > MAX_HEADERS:
+    if rest.count(b"\r\n") >= MAX_HEADERS:
         raise MalformedHead(f"more than {MAX_HEADERS} headers")
-    method, target, version = parts
-    return Head(method, target, version, [_header(line) for line in lines], end + 4)
-
-
-def _header(line: bytes) -> tuple[bytes, bytes]:
-    name, colon, value = line.partition(b":")
-    value = value.strip(b" \t")
     # A line that begins with a blank continues the one before it; that is long forbidden (RFC 9112, 5.2).
-    if not colon or not _TOKEN.fullmatch(name) or _FORBIDDEN_IN_VALUE.search(value):
+    if not _HEADERS.fullmatch(rest):
         raise MalformedHead("a header line is not NAME: VALUE")
-    return name.lower(), value
+    lines = [line.partition(b":") for line in rest.split(b"\r\n")] if rest else []
+    method, target, version = parts
+    headers = [(name.lower(), value.strip(b" \t")) for name, _, value in lines]
+    return Head(method, target, version, headers, end + 4)
 
 
 def handshake(head: Head) -> Handshake:

@@ -18,6 +18,7 @@ OPTIONAL = ("picows", "uvloop", "redis", "channels_redis", "prometheus_client", 
 
 INSIDE_FUNCTIONS = {
     ("dashboard.apps", "ready"): "models, and what uses them, can be imported once all apps are loaded",
+    ("realtime.auth", "resolve_scope"): "models, as above; this module may be imported before",
     ("realtime.server", "install"): "importing daphne brings its reactor, which another server must not get",
 }
 """Imports inside a function that are wanted, (module, function), each with its reason."""

@@ -10,13 +10,13 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "wsproject.settings")
 # Sets Django up: what is imported below needs its apps.
 django_application = get_asgi_application()
 
-from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
 
 import realtime.server  # noqa: E402
 from ratelimit.middleware import RateLimit  # noqa: E402
+from realtime.auth import AuthMiddlewareStack  # noqa: E402
 from wsproject.routing import route  # noqa: E402
 
 realtime.server.install()

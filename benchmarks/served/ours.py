@@ -17,11 +17,11 @@ from django.urls import path
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.served.settings")
 django.setup()
 
-from channels.auth import AuthMiddlewareStack  # noqa: E402 - models need the setup above
-from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402 - models need the setup above
 
 from ratelimit.asgi import Application, Receive, Scope, Send  # noqa: E402
 from ratelimit.middleware import RateLimit  # noqa: E402
+from realtime.auth import AuthMiddlewareStack  # noqa: E402
 from realtime.consumers import RealtimeConsumer  # noqa: E402
 from realtime.server import install  # noqa: E402
 from realtime.turbo import TurboBroadcast, TurboEcho  # noqa: E402

@@ -32,6 +32,9 @@ MAX_READ_BYTES = 16 * 1024
 TEXT_FRAME = 0x81
 """How a whole text frame begins."""
 
+_UNCOUNTED = 256
+"""Bytes at the end of a buffer which picows keeps for itself."""
+
 _SPARE_KEPT = 4
 """Parsers of one bound that are kept besides the one in use; none is needed while no frame comes in pieces."""
 _BOUNDS_KEPT = 32
@@ -95,8 +98,9 @@ class Parser(WSProtocol):
             False,  # auto pong
             max_frame_bytes or (1 << 62),
             None,  # extra headers
-            # picows doubles a buffer that is nine tenths full, or has less than 256 bytes left.
-            read_bytes + max(read_bytes // 8, 320),
+            # picows doubles, and moves, a buffer that is nine tenths full or has 256 bytes left, besides 256 that it
+            # does not count: one that is empty must stay where it is, because where it is is remembered below.
+            read_bytes + max(read_bytes // 8, 320) + _UNCOUNTED,
         )
         self.max_frame_bytes = max_frame_bytes
         super().connection_made(_StandIn(self._relay.violated))
@@ -105,7 +109,7 @@ class Parser(WSProtocol):
         empty = cast("memoryview", super().get_buffer(-1))
         self._size = len(empty)
         self.room = empty[:read_bytes]
-        """Where the next bytes go, as long as the parser is empty."""
+        """Where the next bytes go, as long as the parser is as new."""
 
     def _offer(self, request: object) -> WSListener:
         return self._relay

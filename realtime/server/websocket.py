@@ -496,7 +496,8 @@ class NativeWebSocket:
         cork.held = True
         try:
             is_empty = parser.feed(size, self, first == TEXT_FRAME)
-            if not is_empty or self._violation is not None or parser.is_spent:
+            # A full read might have made the buffer grow, and its room be elsewhere.
+            if not is_empty or size == len(room) or self._violation is not None or parser.is_spent:
                 self._shared.replace()
                 self._keep(parser, is_empty)
         finally:

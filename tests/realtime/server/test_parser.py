@@ -132,3 +132,15 @@ async def test_what_is_known_of_the_first_byte_does_not_outlast_its_read() -> No
     parser.more_room()[: len(rest)] = rest
     assert parser.feed(len(rest), reader)
     assert reader.plain == [False]
+
+
+@pytest.mark.parametrize("read_bytes", [1024, 2048, 4096, 65536])
+async def test_what_fits_never_makes_an_empty_parser_grow(read_bytes: int) -> None:
+    """Its room is written to again and again: it must be where it was."""
+    parser, reader = Parsers(read_bytes).of(BOUND).parser, Reader()
+    for size in {*range(read_bytes - 600, read_bytes + 1, 7), read_bytes}:
+        frame = rawclient.frame(Opcode.BINARY, b"x" * (size - 8))
+        parser.room[: len(frame)] = frame
+        assert parser.feed(len(frame), reader)
+        assert parser.is_as_new
+        assert len(parser.room) == read_bytes

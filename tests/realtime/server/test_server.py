@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from daphne.cli import CommandLineInterface
 from daphne.management.commands.runserver import Command
 from django.test import override_settings
 
+from ratelimit.limits import Limits
 from realtime.server import install
+from realtime.server.engine import Options
 from realtime.server.inbox import Inbox
 from realtime.server.server import Server, Turns, _settle
 from tests.acceptance.processes import run
@@ -39,6 +42,56 @@ def test_install_is_safe_to_repeat() -> None:
 def test_a_server_takes_its_message_limit_from_the_settings() -> None:
     server = Server(application=None, endpoints=["tcp:port=0"])
     assert server.websocket_max_message_size == 5000
+
+
+class Link:
+    """What a server needs of a socket whose size of messages it bounds."""
+
+    def __init__(self, own: int | None = None, *, watched: bool = True) -> None:
+        self.listener = SimpleNamespace(limits=Limits(max_message_bytes=own)) if watched else None
+        self.size: int | None = None
+
+    def limit_messages(self, size: int) -> None:
+        self.size = size
+
+
+class Factory:
+    """What a server needs of its factory."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, int] = {}
+
+    def setProtocolOptions(self, **options: int) -> None:
+        self.options = options
+
+
+@pytest.mark.parametrize(
+    ("said", "size", "sizes"),
+    [
+        pytest.param({}, 9000, [9000, 9000, None], id="what a route says itself stays"),
+        pytest.param(
+            {"websocket_max_message_size": 7000}, 7000, [None] * 3, id="what the command line says stays"
+        ),
+    ],
+)
+def test_another_limit_of_messages_is_that_of_open_sockets_and_new_ones(
+    said: dict[str, int], size: int, sizes: list[int | None]
+) -> None:
+    with override_settings(RATELIMIT_MAX_MESSAGE_BYTES=5000):
+        server = Server(application=None, endpoints=["tcp:port=0"], **said)
+    links = [Link(), Link(watched=False), Link(own=300)]
+    engine = SimpleNamespace(options=Options(max_message_bytes=5000), sockets=links)
+    server.native = SimpleNamespace(engine=engine)  # type: ignore[assignment]
+    server.ws_factory = Factory()
+    server.connections = {}
+    with override_settings(RATELIMIT_MAX_MESSAGE_BYTES=9000):
+        server.limit_messages()
+    assert [link.size for link in links] == sizes
+    assert server.websocket_max_message_size == size
+    assert server.ws_factory.options == (
+        {} if said else {"maxMessagePayloadSize": 9000, "maxFramePayloadSize": 9000}
+    )
+    assert engine.options.max_message_bytes == (5000 if said else 9000)
 
 
 class FakeProtocol:
@@ -115,7 +168,9 @@ import sys
 from django.conf import settings
 settings.configure(INSTALLED_APPS=["ratelimit", "realtime"])
 import django; django.setup()
+from ratelimit.limits import Limits
 from realtime.server import install
+from realtime.server.engine import Options
 from realtime.server.inbox import Inbox
 install()
 print([name for name in ("daphne.server", "autobahn", "twisted.internet.reactor") if name in sys.modules])

@@ -184,6 +184,22 @@ async def test_large_message_does_not_keep_its_memory() -> None:
         app.go.set()
 
 
+async def test_parser_whose_buffer_has_moved_is_not_read_into_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the next bytes would go is not ours any more."""
+    monkeypatch.setattr("realtime.server.parser._UNCOUNTED", 0)
+    app = Opened()
+    async with native(app) as server, await server.opened() as peer:
+        await app.wait()
+        shared = server.engine.parsers.of(app.transport.max_message_bytes)
+        moved = shared.parser
+        peer.send(rawclient.frame(Opcode.BINARY, b"x" * (4096 - 8)))
+        assert len((await app.receive())["bytes"]) == 4096 - 8
+        assert not moved.is_as_new
+        await until(lambda: shared.parser is not moved)
+        assert shared._spare == []
+        app.go.set()
+
+
 async def test_parser_of_another_bound_is_not_used_again() -> None:
     app = Opened()
     async with native(app, max_message_bytes=2000) as server, await server.opened() as peer:

@@ -477,7 +477,8 @@ class NativeWebSocket:
         if self._parser is not None:
             self._read_on(self._parser, sock)
             return
-        parser = self._shared.parser
+        shared = self._shared
+        parser = shared.parser
         room = parser.room
         try:
             size = sock.recv_into(room)
@@ -498,7 +499,8 @@ class NativeWebSocket:
             is_empty = parser.feed(size, self, first == TEXT_FRAME)
             # A full read might have made the buffer grow, and its room be elsewhere.
             if not is_empty or size == len(room) or self._violation is not None or parser.is_spent:
-                self._shared.replace()
+                # Of whom it was borrowed: what it read may have set another bound.
+                shared.replace()
                 self._keep(parser, is_empty)
         finally:
             cork.pull()

@@ -200,6 +200,22 @@ async def test_parser_whose_buffer_has_moved_is_not_read_into_again(monkeypatch:
         app.go.set()
 
 
+async def test_bound_that_a_message_sets_leaves_nothing_of_its_socket_in_a_shared_parser() -> None:
+    def take(payload: str | bytes, size: int) -> Message | None:
+        (websocket,) = server.engine.sockets
+        websocket.limit_messages(1000)
+        return None
+
+    taking = Taking(take, as_task=False)
+    async with native(taking, max_message_bytes=2000) as server, await server.opened() as peer:
+        (websocket,) = server.engine.sockets
+        await until(lambda: websocket._waiter is not None)
+        shared = server.engine.parsers.of(2000)
+        peer.send(rawclient.text("one") + rawclient.text("a part")[:-1])
+        await until(lambda: websocket._parser is not None)
+        assert shared.parser is not websocket._parser
+
+
 async def test_parser_of_another_bound_is_not_used_again() -> None:
     app = Opened()
     async with native(app, max_message_bytes=2000) as server, await server.opened() as peer:

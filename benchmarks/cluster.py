@@ -151,16 +151,13 @@ def recovering(options: argparse.Namespace) -> Load:
         problems = list(clients[0].meter.problems)
         await crowd.leave(clients)
         problems += await crowd.publish(nodes.ports[0], MISSED)
-        before = nodes.redis.calls()
-        taken = await crowd.come_back(nodes.ports, clients, MISSED)
-        commands = redisserver.since(before, nodes.redis.calls())
+        taken = await crowd.come_back(nodes.ports, clients, MISSED, nodes.redis.calls)
         return {
             "clients": len(clients),
             "missed": MISSED,
             "connect_seconds": round(connecting, 2),
             **taken,
-            "commands_per_client": round(sum(commands.values()) / len(clients), 2),
-            "commands": commands,
+            "commands_per_client": round(sum(taken["commands"].values()) / len(clients), 2),
             "problems": problems + taken["problems"],
         }
 

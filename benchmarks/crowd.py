@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from picows import WSFrame, WSMsgType, WSTransport
 
-from benchmarks import figures, load
+from benchmarks import figures, load, redisserver
 
 PAYLOAD = b"x" * 52
 """With the number in front a message of 64 bytes, the same in JSON as alone."""
@@ -27,6 +27,12 @@ SETTLING = 1.0
 
 PATIENCE = 60.0
 """Seconds that a crowd may take to come back."""
+
+WRITTEN = 5.0
+"""Seconds after which the nodes have written down that clients have come, all of it."""
+
+Asked = Callable[[], dict[str, int]]
+"""Tells how often Redis has carried out each command."""
 
 Used = Callable[[], float | None]
 """Tells the processor seconds that all servers have used."""
@@ -240,8 +246,15 @@ async def publish(port: int, count: int) -> list[str]:
     return speaker.meter.problems
 
 
-async def come_back(ports: Sequence[int], clients: Sequence[Client], missed: int) -> dict[str, Any]:
-    """Have every client come back to another node than it was on; all must get what they missed, once and in order."""
+async def come_back(
+    ports: Sequence[int], clients: Sequence[Client], missed: int, asked: Asked
+) -> dict[str, Any]:
+    """
+    Have every client come back to another node than it was on; all must get what they missed, once and in order.
+
+    ``commands`` in what is returned are all that it led to, also those that nobody waited for.
+
+    """
     meter = load.Meter()
     turn = asyncio.Semaphore(load.CONNECTING_AT_ONCE)
     half = -(-len(clients) // len(ports))
@@ -255,12 +268,14 @@ async def come_back(ports: Sequence[int], clients: Sequence[Client], missed: int
         assert isinstance(client, Client)
         return client
 
-    began = time.monotonic()
+    before, began = asked(), time.monotonic()
     back = await asyncio.gather(*(one(number, old) for number, old in enumerate(clients)))
     await _all(back, lambda client: len(client.heard) >= missed, "told all they had missed")
     seconds = time.monotonic() - began
     if wrong := sum(client.heard != list(range(missed)) or client.missed != missed for client in back):
         meter.problems.append(f"{wrong} clients got something else than what they had missed")
+    await asyncio.sleep(WRITTEN)
+    commands = redisserver.since(before, asked())
     for client in back:
         client.leave()
-    return {"seconds": round(seconds, 2), "problems": sorted(set(meter.problems))}
+    return {"seconds": round(seconds, 2), "commands": commands, "problems": sorted(set(meter.problems))}

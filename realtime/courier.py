@@ -14,6 +14,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from ratelimit.logs import get_logger
 from realtime.counters import Counters
+from realtime.state import State
 
 logger = get_logger("realtime")
 
@@ -36,10 +37,18 @@ _BREATH = 0.002
 """Seconds between full batches: a receiver that has to take out one after the other must keep up."""
 
 
-def crossing_layer() -> Any:
-    """Return the channel layer if it leaves the process, else ``None``: then nobody is there to be told anything."""
+def crossing_layer(state: State | None = None) -> Any:
+    """
+    Return what carries messages to other processes; ``None``: nobody is there to be told anything.
+
+    That is the channel layer, if it leaves the process, or in its place the bus of a ``state`` that has one: those who
+    share a state have no need of a layer that can do more, and is slower for it.
+
+    """
     layer = get_channel_layer()
-    return None if layer is None or isinstance(layer, InMemoryChannelLayer) else layer
+    if layer is None or isinstance(layer, InMemoryChannelLayer):
+        return None
+    return layer if state is None or state.bus is None else state.bus
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,7 @@ class Courier:
         self._patience = patience
         self._waiting: deque[_Outgoing] = deque()
         self._has_some = asyncio.Event()
+        self._held = False
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -84,12 +94,24 @@ class Courier:
         self._waiting.append(_Outgoing(time.monotonic() + patience, message, gone))
         self._has_some.set()
 
+    def hold_back(self) -> None:
+        """Queue what is sent, and hand over nothing until :meth:`let_go`: more is about to follow."""
+        self._held = True
+
+    def let_go(self) -> None:
+        """Hand over what is queued."""
+        self._held = False
+        if self._waiting:
+            self._has_some.set()
+
     async def run(self) -> None:
         """Hand over what is queued until cancelled."""
         failing = False
         while True:
             await self._has_some.wait()
-            while self._waiting:
+            # What has come by the next turn of the loop goes along.
+            await asyncio.sleep(0)
+            while self._waiting and not self._held:
                 count = self._batch()
                 try:
                     await self._hand_over(count)

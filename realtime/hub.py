@@ -20,6 +20,7 @@ from realtime.conf import get_settings
 from realtime.courier import PROCESS, Courier, crossing_layer
 from realtime.errors import ClientError, PublishQueueFull
 from realtime.frames import Frame
+from realtime.gathering import Gathering
 from realtime.history import Entry, Place, Recovery, Ring, Sequencer, Shelf
 from realtime.repairs import Repairs
 from realtime.rooms import Line, Room, checked_name, history_of, line_of
@@ -96,8 +97,9 @@ class Hub:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.rooms: dict[str, Room] = {}
-        self.layer = crossing_layer()
+        self.layer = crossing_layer(node.state)
         self.courier = Courier(self.layer, node.counters)
+        self.gathering = Gathering(node.loop, self.courier)
         self.repairs = Repairs(self, node.state)
         self.arrivals = Arrivals(self)
         self.attendance = Attendance(node)
@@ -108,6 +110,8 @@ class Hub:
         self._out_of_sync: set[str] = set()
         self._subscribed = asyncio.Event()
         self._shelf: Shelf | None = None
+        self._unrested = 0
+        """Messages taken in, and sockets they were offered to, since the receiver gave others a turn."""
 
     # What observers see.
 
@@ -354,6 +358,7 @@ class Hub:
             targets += 1
             if not connection.offer(frame, policy):
                 failed += 1
+        self._unrested += targets
         return BroadcastResult(targets, failed, self.known_nodes())
 
     # To and from the other processes.
@@ -417,6 +422,7 @@ class Hub:
             failing = _recovered(failing, "channel layer delivers again")
             if message.get("from") != PROCESS:
                 await self._received(message)
+                await self._rest()
 
     async def run_maintenance(self) -> None:
         """Keep the layer's idea of this process up to date, until cancelled: memberships, and that it lives."""
@@ -448,6 +454,7 @@ class Hub:
 
     async def aclose(self) -> None:
         """Leave the channel layer."""
+        self.gathering.end()
         if self.layer is None or self._channel is None:
             return
         groups = [EVERYONE, *(room.group for room in self.rooms.values() if room.subscribed is not False)]
@@ -459,7 +466,16 @@ class Hub:
             await self._carry_out(message)
             return
         for one in message["ops"]:
+            self.gathering.begin()
             await self._carry_out({"from": message["from"], **one})
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Give others a turn where what has come was for many sockets: a layer may have much more of it at hand."""
+        self._unrested += 1
+        if self._unrested >= get_settings().max_concurrent_broadcast:
+            self._unrested = 0
+            await asyncio.sleep(0)
 
     async def _carry_out(self, message: dict[str, Any]) -> None:
         handler = _OPERATIONS.get(message.get("op", ""))

@@ -385,7 +385,8 @@ class _Entering:
         """Return what is to be done in all nodes, or that there is nothing to do."""
         # Before anything has happened: what is in the history cannot be taken back.
         node.hub.refuse_if_full()
-        return await self._let_in(node.state)
+        with node.hub.gathering:
+            return await self._let_in(node.state)
 
     async def from_outside(self, outside: Outside) -> BroadcastResult:
         """Publish where there is no node."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
@@ -211,6 +212,38 @@ class AsgiTransport:
             if isinstance(sending, Coroutine):
                 sending.close()
         self._waiting.clear()
+
+
+class Withholding(Protocol):
+    """A server that can hold back what is written to its sockets."""
+
+    def hold_back(self) -> None:
+        """Keep what is written from now on; as much as a socket may have waiting leaves all the same."""
+
+    def let_go(self) -> None:
+        """Send what was kept, in one piece for each socket, and keep nothing any more."""
+
+
+_withholding: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.WeakSet[Withholding]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def can_withhold(loop: asyncio.AbstractEventLoop, server: Withholding) -> None:
+    """Take note that ``server``, which runs in ``loop``, can hold back. It is forgotten when nobody else has it."""
+    _withholding.setdefault(loop, weakref.WeakSet()).add(server)
+
+
+def hold_back(loop: asyncio.AbstractEventLoop) -> None:
+    """Keep what is written to the sockets of ``loop`` until :func:`let_go`, under servers that can."""
+    for server in _withholding.get(loop, ()):
+        server.hold_back()
+
+
+def let_go(loop: asyncio.AbstractEventLoop) -> None:
+    """Send what was held back."""
+    for server in _withholding.get(loop, ()):
+        server.let_go()
 
 
 def transport_of(scope: dict[str, Any], send: Send) -> Transport:

@@ -17,6 +17,7 @@ from realtime.server.heads import HandshakeRefused, Head, Headers, denying_head,
 from realtime.server.parser import Parsers
 from realtime.server.stream import Cork, Stream
 from realtime.server.websocket import NativeWebSocket
+from realtime.transports import can_withhold
 
 logger = logging.getLogger("realtime")
 
@@ -55,6 +56,21 @@ class Options:
     server_name: str = "daphne"
 
 
+class _Cork(Cork):
+    """Stays in while it is ``kept``, whoever is done with what one client sent."""
+
+    __slots__ = ("kept",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = False
+
+    def pull(self) -> None:
+        """Let everything out, unless it is to stay in."""
+        if not self.kept:
+            super().pull()
+
+
 class Engine:
     """
     The native WebSockets of one server.
@@ -82,7 +98,8 @@ class Engine:
         self.sockets: set[NativeWebSocket] = set()
         self.draining = False
         self.parsers = Parsers(options.read_buffer_bytes)
-        self.cork = Cork()
+        self.cork = _Cork()
+        can_withhold(loop, self)
         self._forwarded = forwarded
         self._on_action = on_action
         self._empty = asyncio.Event()
@@ -170,6 +187,15 @@ class Engine:
             client = websocket.scope["client"]
             shown = f"{client[0]}:{client[1]}" if client else None
             self._on_action(action, {"path": websocket.scope["path"], "client": shown})
+
+    def hold_back(self) -> None:
+        """Keep what is written from now on; as much as a socket may have waiting leaves all the same."""
+        self.cork.held = self.cork.kept = True
+
+    def let_go(self) -> None:
+        """Send what was kept, in one piece for each socket, and keep nothing any more."""
+        self.cork.kept = False
+        self.cork.pull()
 
     # The end
 

@@ -6,7 +6,7 @@ import enum
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import structlog
 
@@ -91,6 +91,28 @@ class Entered(NamedTuple):
     """Seconds after which the rate would let it in; 0 where that cannot be known."""
 
 
+class Carrier(Protocol):
+    """What carries messages between processes: so much of a channel layer."""
+
+    group_expiry: float
+    """Seconds for which a channel is in a group."""
+
+    async def new_channel(self, prefix: str) -> str:
+        """Return a name for a channel that only its maker reads."""
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Let messages to a group come to a channel."""
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Let them come no more."""
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send a message to a group; its sender's own process need not get it."""
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Return the next message that came to a channel."""
+
+
 class State(ABC):
     """
     What the nodes of a cluster share.
@@ -100,6 +122,9 @@ class State(ABC):
     node enters hangs on the lease of the node: nobody sees it any more once that has run out.
 
     """
+
+    bus: Carrier | None = None
+    """What carries messages between nodes, faster than a channel layer; ``None`` where there is nothing of the kind."""
 
     def __init__(self) -> None:
         self.on_change: list[Callable[[State], None]] = []

@@ -11,6 +11,8 @@ from typing import Any, cast
 
 from realtime.errors import StateUnavailable
 from realtime.state import scripts
+from realtime.state.bundles import Bundles
+from realtime.state.bus import Bus
 from realtime.state.contract import (
     POSITION_TTL,
     REVOKED,
@@ -27,6 +29,7 @@ from realtime.state.contract import (
 from realtime.state.endpoint import Endpoint
 from realtime.state.link import Link
 from realtime.state.resp import Reply
+from realtime.state.scripts import Script
 
 KEY_TTL = 2 * 86400.0
 """Seconds after which what hangs on nodes goes, where no node is left to remove it."""
@@ -36,6 +39,9 @@ _RENEWAL = KEY_TTL / 4
 
 _ROOMS_AT_ONCE = 500
 """Rooms one script looks at: Redis does nothing else meanwhile."""
+
+
+_ABOUT_SESSIONS = (scripts.SAVE_SESSIONS, scripts.RESUME_SESSIONS, scripts.DROP_SESSIONS)
 
 
 class RedisState(State):
@@ -59,14 +65,21 @@ class RedisState(State):
         self._links = [
             Link(endpoint, timeout, functools.partial(self._changed, number)) for number in range(pool_size)
         ]
+        self.bus: Bus = Bus(self._links[0], endpoint, self._prefix, timeout)
+        self._sessions = [
+            {script: Bundles(link, script) for script in _ABOUT_SESSIONS} for link in self._links
+        ]
 
     def _changed(self, number: int, reason: str) -> None:
         self._reasons[number] = reason
         self._set_reason(next(filter(None, self._reasons), ""))
 
+    def _number(self, key: bytes) -> int:
+        """Return the number of the connection that a key always takes."""
+        return 0 if len(self._links) == 1 else zlib.crc32(key) % len(self._links)
+
     def _link(self, key: bytes) -> Link:
-        links = self._links
-        return links[0] if len(links) == 1 else links[zlib.crc32(key) % len(links)]
+        return self._links[self._number(key)]
 
     # Histories.
 
@@ -139,34 +152,37 @@ class RedisState(State):
     # Sessions.
 
     async def save_session(self, id: str, data: bytes, ttl: float, *, turn: int = 0) -> bool:
-        key = self._session(id)
-        words = [key, self._turn(id), data, _ms(ttl), b"%d" % turn]
-        return bool(await self._link(key).call(scripts.SAVE_SESSION, 2, words, repeatable=True))
+        bundles, key = self._bundles(id, scripts.SAVE_SESSIONS)
+        return bool(await bundles.call(key, [data, _ms(ttl), b"%d" % turn]))
 
     async def resume_session(self, id: str, ttl: float) -> tuple[bytes | Revoked | None, int]:
-        key = self._session(id)
-        words = [key, self._turn(id), _ms(ttl)]
+        bundles, key = self._bundles(id, scripts.RESUME_SESSIONS)
         # A call that is sent again takes another turn, which is a higher one too.
-        kept, turn = await self._link(key).call(scripts.RESUME_SESSION, 2, words, repeatable=True)
-        return _kept(kept), turn
+        return _session(await bundles.call(key, [_ms(ttl)]))
 
     async def load_session(self, id: str) -> bytes | Revoked | None:
-        key = self._session(id)
-        return _kept(await self._link(key).call(None, 0, [b"GET", key], repeatable=True))
+        key = self._session_key(id)
+        return _session(await self._link(key).call(None, 0, [b"GET", key], repeatable=True))[0]
 
     async def drop_session(self, id: str) -> None:
-        key = self._session(id)
-        await self._link(key).call(scripts.DROP_SESSION, 1, [key], repeatable=True)
+        bundles, key = self._bundles(id, scripts.DROP_SESSIONS)
+        await bundles.call(key, [])
 
     async def revoke_session(self, id: str, ttl: float) -> None:
-        key = self._session(id)
+        key = self._session_key(id)
         await self._link(key).call(None, 0, [b"SET", key, b"r", b"PX", _ms(ttl)], repeatable=True)
 
-    def _session(self, id: str) -> bytes:
-        return b"%bsession:%b" % (self._prefix, _bytes(id))
+    def _session_key(self, id: str, script: Script | None = None) -> bytes:
+        """Return the key of a session; whatever has been asked of it goes first, unless it goes with the same script."""
+        key = b"%bsession:%b" % (self._prefix, _bytes(id))
+        for bundles in self._sessions[self._number(key)].values():
+            if bundles.script is not script:
+                bundles.hurry(key)
+        return key
 
-    def _turn(self, id: str) -> bytes:
-        return b"%bturn:%b" % (self._prefix, _bytes(id))
+    def _bundles(self, id: str, script: Script) -> tuple[Bundles, bytes]:
+        key = self._session_key(id, script)
+        return self._sessions[self._number(key)][script], key
 
     # Odds and ends.
 
@@ -315,6 +331,7 @@ class RedisState(State):
         return int(await self._links[0].call(scripts.SWEEP, 0, words))
 
     async def aclose(self) -> None:
+        await self.bus.aclose()
         for link in self._links:
             await link.aclose()
 
@@ -351,11 +368,14 @@ def _mapping(reply: list[bytes]) -> dict[str, bytes]:
     return {_text(key): value for key, value in zip(reply[::2], reply[1::2], strict=True)}
 
 
-def _kept(reply: Reply) -> bytes | Revoked | None:
-    """Return what a session's key says."""
+def _session(reply: bytes | None) -> tuple[bytes | Revoked | None, int]:
+    """Return what the key of a session says: what is kept of it, and who resumed it last."""
     if reply is None:
-        return None
-    return REVOKED if reply == b"r" else cast("bytes", reply[1:])
+        return None, 0
+    if reply == b"r":
+        return REVOKED, 0
+    turn, _, kept = reply.partition(b" ")
+    return kept[1:] if kept.startswith(b"s") else None, int(turn)
 
 
 def _before(reply: list[Reply]) -> Position | None:

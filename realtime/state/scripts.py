@@ -152,36 +152,74 @@ return {epoch, top}
     run=True,
 )
 
-SAVE_SESSION = Script(
-    """
--- A revoked session is an 'r', any other begins with an 's'. KEYS: session, turn. ARGV: data, ttl, turn.
-if redis.call('GETRANGE', KEYS[1], 0, 0) == 'r' then return 0 end
-if tonumber(redis.call('GET', KEYS[2]) or 0) > tonumber(ARGV[3]) then return 0 end
-redis.call('SET', KEYS[1], 's' .. ARGV[1], 'PX', ARGV[2])
-if ARGV[3] ~= '0' then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[2]) end
-return 1
-""",
-    grows=True,
-)
+_SESSIONS = """
+-- What is kept under keys: 'r' of a session that was revoked, else the turn of who resumed it last, a blank, and an 's'
+-- with the data or an 'n' where there is none.
+local function sessions(keys)
+  local found, kept = redis.call('MGET', unpack(keys)), {}
+  for i, key in ipairs(keys) do kept[key] = found[i] or '0 n' end
+  return kept
+end
+local function turn_of(value) return tonumber(string.match(value, '^%d+')) end
+"""
 
-RESUME_SESSION = Script(
-    _NOW
+SAVE_SESSIONS = Script(
+    _SESSIONS
     + """
--- KEYS: session, turn. ARGV: ttl. Turns follow the clock, so that they go on where Redis has lost the last one.
-local kept = redis.call('GET', KEYS[1])
-if kept == 'r' then return {kept, 0} end
-local turn = math.max(tonumber(redis.call('GET', KEYS[2]) or 0) + 1, math.floor(now()))
-redis.call('SET', KEYS[2], string.format('%.0f', turn), 'PX', ARGV[1])
-if kept then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-return {kept, turn}
+-- KEYS: sessions. ARGV: data, ttl and turn of each. Whether each was kept.
+local kept, saved = sessions(KEYS), {}
+for i, key in ipairs(KEYS) do
+  local turn, known = ARGV[3 * i], turn_of(kept[key])
+  saved[i] = 0
+  if known and known <= tonumber(turn) then
+    kept[key] = turn .. ' s' .. ARGV[3 * i - 2]
+    redis.call('SET', key, kept[key], 'PX', ARGV[3 * i - 1])
+    saved[i] = 1
+  end
+end
+return saved
 """,
     grows=True,
 )
 
-DROP_SESSION = Script("""
-if redis.call('GETRANGE', KEYS[1], 0, 0) ~= 'r' then redis.call('DEL', KEYS[1]) end
-return 0
-""")
+RESUME_SESSIONS = Script(
+    _NOW
+    + _SESSIONS
+    + """
+-- KEYS: sessions. ARGV: ttl of each. What is kept of each from now on. Turns follow the clock, so that they go on where
+-- Redis has lost the last one.
+local kept, found, time = sessions(KEYS), {}, math.floor(now())
+for i, key in ipairs(KEYS) do
+  local known = turn_of(kept[key])
+  if known then
+    local turn = string.format('%.0f', math.max(known + 1, time))
+    kept[key] = turn .. string.match(kept[key], ' .*')
+    redis.call('SET', key, kept[key], 'PX', ARGV[i])
+  end
+  found[i] = kept[key]
+end
+return found
+""",
+    grows=True,
+)
+
+DROP_SESSIONS = Script(
+    _SESSIONS
+    + """
+-- KEYS: sessions. Who resumed one last is remembered.
+local kept, gone = sessions(KEYS), {}
+for _, key in ipairs(KEYS) do
+  local turn = turn_of(kept[key])
+  if turn == 0 then
+    gone[#gone + 1] = key
+  elseif turn then
+    redis.call('SET', key, string.format('%.0f n', turn), 'KEEPTTL')
+  end
+end
+if #gone > 0 then redis.call('DEL', unpack(gone)) end
+return KEYS
+"""
+)
 
 _FORGET = """
 -- Remove a node with all that hangs on it.
@@ -252,14 +290,24 @@ end
 """
 )
 
-WRITE_REGISTRY = Script("""
+_ALL_OF = """
+-- Give a command the words from one to another, as many at once as Lua can take: an even number, for they may be pairs.
+local function all_of(command, key, first, last)
+  for i = first, last, 1000 do redis.call(command, key, unpack(ARGV, i, math.min(i + 999, last))) end
+end
+"""
+
+WRITE_REGISTRY = Script(
+    _ALL_OF
+    + """
 -- KEYS: clients of a node. ARGV: ttl, how many words are of those that changed, those words, ids of those that are gone.
 local changed = tonumber(ARGV[2])
-for i = 3, 2 + changed, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-for i = 3 + changed, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) end
+all_of('HSET', KEYS[1], 3, 2 + changed)
+all_of('HDEL', KEYS[1], 3 + changed, #ARGV)
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 0
-""")
+"""
+)
 
 REGISTRY = Script(
     _LIVES
@@ -270,24 +318,30 @@ return redis.call('HGETALL', ARGV[1] .. 'node:' .. ARGV[2] .. ':clients')
 """
 )
 
-SET_PRESENCE = Script("""
+SET_PRESENCE = Script(
+    _ALL_OF
+    + """
 -- KEYS: clients of a node in a room, nodes in the room, rooms of the node. ARGV: ttl, id of the node, room, id, entry, ...
-for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+all_of('HSET', KEYS[1], 4, #ARGV)
 redis.call('SADD', KEYS[2], ARGV[2])
 redis.call('SADD', KEYS[3], ARGV[3])
 for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
 return 0
-""")
+"""
+)
 
-DROP_PRESENCE = Script("""
+DROP_PRESENCE = Script(
+    _ALL_OF
+    + """
 -- KEYS: clients of a node in a room, nodes in the room, rooms of the node. ARGV: id of the node, room, ids.
-for i = 3, #ARGV do redis.call('HDEL', KEYS[1], ARGV[i]) end
+all_of('HDEL', KEYS[1], 3, #ARGV)
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('SREM', KEYS[2], ARGV[1])
   redis.call('SREM', KEYS[3], ARGV[2])
 end
 return 0
-""")
+"""
+)
 
 PRESENCE = Script(
     _LIVES
@@ -392,6 +446,34 @@ if redis.call('SET', prefix .. 'renewed', '1', 'NX', 'PX', ARGV[3]) then
   end
 end
 return #dead
+"""
+)
+
+ENTER_GROUP = Script(
+    _NOW
+    + """
+-- KEYS: channels of a group by when they leave it. ARGV: channel, ttl.
+local time = now()
+redis.call('ZADD', KEYS[1], string.format('%.3f', time + ARGV[2]), ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.3f', time))
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 0
+"""
+)
+
+SEND_TO_GROUP = Script(
+    _NOW
+    + """
+-- KEYS: channels of a group by when they leave it. ARGV: prefix, how channels of the sender begin, message, how many may
+-- wait, ttl of what waits.
+for _, channel in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('(%.3f', now()), '+inf')) do
+  if string.sub(channel, 1, #ARGV[2]) ~= ARGV[2] then
+    local inbox = ARGV[1] .. 'inbox:' .. channel
+    redis.call('XADD', inbox, 'MAXLEN', '~', ARGV[4], '*', 'm', ARGV[3])
+    redis.call('PEXPIRE', inbox, ARGV[5])
+  end
+end
+return 0
 """
 )
 

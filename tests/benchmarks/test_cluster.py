@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -128,18 +129,38 @@ class Chat:
         await socket.send(json.dumps({"type": type, "data": data}))
 
 
-async def recover(chat: Chat) -> dict[str, Any]:
+async def recover(chat: Chat, asked: crowd.Asked = dict) -> dict[str, Any]:
     async def run(ports: list[int]) -> dict[str, Any]:
         clients, _ = await crowd.crowd(ports, 6)
         await crowd.leave(clients)
         assert await crowd.publish(ports[0], 5) == []
-        return await crowd.come_back(ports, clients, 5)
+        return await crowd.come_back(ports, clients, 5, asked)
 
     return await on_two_ports(chat, run)
 
 
+@pytest.fixture
+def nothing_is_written(monkeypatch):
+    monkeypatch.setattr(crowd, "WRITTEN", 0.0)
+
+
+@pytest.mark.usefixtures("nothing_is_written")
 async def test_clients_that_come_back_have_all_they_missed():
     assert (await recover(Chat()))["problems"] == []
+
+
+async def test_commands_that_nobody_waited_for_are_counted(monkeypatch):
+    """Whether they fall into the recovery would depend on how long that takes."""
+    monkeypatch.setattr(crowd, "WRITTEN", 0.3)
+    asked: list[float] = []
+
+    def calls() -> dict[str, int]:
+        asked.append(time.monotonic())
+        return {"set": len(asked) * 10}
+
+    taken = await recover(Chat(), calls)
+    assert taken["commands"] == {"set": 10}
+    assert asked[1] - asked[0] >= 0.3
 
 
 @pytest.mark.parametrize(
@@ -151,6 +172,7 @@ async def test_clients_that_come_back_have_all_they_missed():
         ),
     ],
 )
+@pytest.mark.usefixtures("nothing_is_written")
 async def test_a_recovery_that_is_not_whole_is_a_problem(chat, problem):
     assert problem in str((await recover(chat))["problems"])
 

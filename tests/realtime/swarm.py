@@ -254,7 +254,7 @@ async def swarm(
     """Run some nodes until the block ends."""
     nodes_of = Swarm(state)
     monkeypatch.setattr(nodes, "live", lambda: [_AT.get()])
-    monkeypatch.setattr(hub_module, "crossing_layer", lambda: Port(nodes_of.bus))
+    monkeypatch.setattr(hub_module, "crossing_layer", lambda state: Port(nodes_of.bus))
     begun = [nodes_of.begin() for _ in range(size)]
     try:
         yield nodes_of, begun

@@ -69,6 +69,33 @@ async def test_a_thousand_go_in_a_handful_of_messages_and_in_order() -> None:
         assert len(layer.taken) == -(-1000 // BATCH_MESSAGES)
 
 
+async def test_what_comes_in_the_same_turn_of_the_loop_goes_along() -> None:
+    async with running() as (courier, layer):
+        await until(lambda: True)
+        courier.send(message(1))
+        # The courier is woken, and then three more come before the loop has looked at its sockets again.
+        asyncio.get_running_loop().call_soon(lambda: [courier.send(message(number)) for number in (2, 3, 4)])
+        await until(lambda: len(layer.said) == 4)
+        assert len(layer.taken) == 1
+
+
+async def test_nothing_is_handed_over_while_it_is_held_back() -> None:
+    async with running() as (courier, layer):
+        courier.send(message(0))
+        courier.hold_back()
+        for number in (1, 2):
+            courier.send(message(number))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not layer.taken
+        assert len(courier) == 3
+        courier.let_go()
+        await until(lambda: layer.said == [0, 1, 2])
+        assert len(layer.taken) == 1
+        courier.send(message(3))
+        await until(lambda: layer.said == [0, 1, 2, 3])
+
+
 async def test_messages_to_other_groups_keep_their_turn() -> None:
     async with running() as (courier, layer):
         for number, group in enumerate("aabba"):

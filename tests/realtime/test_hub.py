@@ -13,7 +13,7 @@ from channels.layers import InMemoryChannelLayer
 from django.contrib.auth.models import User
 from django.test import override_settings
 
-from realtime import envelope, nodes
+from realtime import envelope, gathering, nodes
 from realtime import hub as hub_module
 from realtime.attendance import public_id
 from realtime.close_codes import KICKED
@@ -384,6 +384,55 @@ async def test_the_loop_has_a_turn_after_every_slice_of_real_sockets() -> None:
                 await peer.frame()
 
 
+def from_another_process(*numbers: int) -> dict[str, Any]:
+    """What the channel layer brings of a process that published to the crowd."""
+    ops = [{"op": "room", "to": "crowd", "payload": json.dumps({"type": "n", "data": n})} for n in numbers]
+    return {"from": "another", "ops": ops}
+
+
+async def test_what_another_process_sent_together_leaves_in_one_piece() -> None:
+    """N messages to M sockets are M writes, not N times M."""
+    async with served() as server, await member(server, "crowd") as peer:
+        transport = connection_in("crowd").transport
+        await hub()._received(from_another_process(1, 2, 3))
+        assert transport.buffered_bytes > 0, "it was written at once"
+        frames = [json.loads((await peer.frame()).data)["data"] for _ in range(3)]
+        assert (frames, transport.buffered_bytes) == ([1, 2, 3], 0)
+
+
+async def test_what_a_client_sends_meanwhile_lets_nothing_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "PATIENCE", 5.0)
+    async with served() as server, await member(server, "crowd") as peer:
+        connection = connection_in("crowd")
+        with hub().gathering:
+            await hub()._received(from_another_process(1, 2))
+            peer.send(text("no envelope"))
+            await until(lambda: connection.messages_in)
+            assert connection.transport.buffered_bytes > 0
+        assert [json.loads((await peer.frame()).data)["data"] for _ in range(2)] == [1, 2]
+
+
+@pytest.mark.setting("REALTIME_MAX_CONCURRENT_BROADCAST")
+async def test_others_have_a_turn_while_another_process_floods_this_one() -> None:
+    """What comes with one message of the layer, and one after the other without waiting, is cut into slices."""
+    with override_settings(REALTIME_MAX_CONCURRENT_BROADCAST=10):
+        async with served() as server, AsyncExitStack() as stack:
+            for _ in range(4):
+                await stack.enter_async_context(await member(server, "crowd"))
+            turns: list[int] = []
+
+            async def watch() -> None:
+                while True:
+                    turns.append(sum(one.messages_out for one in nodes.current().registry))
+                    await asyncio.sleep(0)
+
+            watching = asyncio.create_task(watch())
+            await asyncio.sleep(0)
+            await hub()._received(from_another_process(*range(10)))
+            watching.cancel()
+            assert turns == [0, 8, 16, 24, 32, 40], "each message counts one, and each of its sockets"
+
+
 async def test_a_publish_that_waits_never_has_more_waiting_than_fits_and_loses_nothing() -> None:
     """R5: the producer is as fast as its slow reader."""
     numbers: list[int] = []
@@ -583,7 +632,7 @@ class Moody(InMemoryChannelLayer):
 @pytest.fixture
 def moody(monkeypatch: pytest.MonkeyPatch) -> Moody:
     layer = Moody()
-    monkeypatch.setattr(hub_module, "crossing_layer", lambda: layer)
+    monkeypatch.setattr(hub_module, "crossing_layer", lambda state: layer)
     return layer
 
 

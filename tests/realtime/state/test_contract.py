@@ -307,6 +307,12 @@ class TestSessions:
         assert await state.load_session("s") is None
         assert await state.save_session("s", b"again", LONG)
 
+    async def test_what_is_asked_of_one_session_in_one_turn_is_done_in_order(self, state):
+        assert all(await asyncio.gather(*(state.save_session("s", b"%d" % n, LONG) for n in range(100))))
+        assert await state.load_session("s") == b"99"
+        await asyncio.gather(state.save_session("s", b"last", LONG), state.drop_session("s"))
+        assert await state.load_session("s") is None
+
     async def test_revoked_is_not_absent(self, state):
         await state.save_session("s", b"data", LONG)
         await state.revoke_session("s", LONG)
@@ -353,6 +359,14 @@ class TestSessions:
         assert not await state.save_session("s", b"late second", LONG, turn=second)
         assert await state.load_session("s") == b"second"
         assert await state.save_session("s", b"third", LONG, turn=third)
+
+    async def test_one_that_was_dropped_remembers_who_resumed_it_last(self, state):
+        await state.save_session("s", b"data", LONG)
+        _, turn = await state.resume_session("s", LONG)
+        await state.drop_session("s")
+        assert await state.load_session("s") is None
+        assert not await state.save_session("s", b"late", LONG)
+        assert await state.save_session("s", b"again", LONG, turn=turn)
 
     async def test_a_resume_keeps_it_for_longer(self, case):
         await case.state.save_session("s", b"data", SOON)
@@ -737,6 +751,7 @@ def _any_step(chance: random.Random):
         "clear": lambda s: s.clear_history(room),
         "claim": lambda s: s.claim(f"{client}{number}", LONG),
         "save": lambda s: s.save_session(client, value, LONG),
+        "save late": lambda s: s.save_session(client, value, LONG, turn=2**52),
         "load": lambda s: s.load_session(client),
         "drop": lambda s: s.drop_session(client),
         "put": lambda s: s.put(client, value, LONG),

@@ -187,6 +187,101 @@ class TestCost:
             assert offsets == list(range(2, 12))
             assert time.monotonic() - started < 1.0
 
+    @pytest.mark.parametrize("what", ["save", "resume", "drop"])
+    async def test_sessions_of_many_clients_are_one_command_for_all_and_at_most_one_each(
+        self, redis_server, prefix, what
+    ):
+        async with opened(redis_server.url, prefix) as state:
+            ids = [f"s{number}" for number in range(100)]
+            await asyncio.gather(*(state.save_session(id, b"x", LONG) for id in ids))
+            calls = {
+                "save": lambda id: state.save_session(id, b"y", LONG),
+                "resume": lambda id: state.resume_session(id, LONG),
+                "drop": state.drop_session,
+            }
+            before = commands(redis_server)
+            await asyncio.gather(*map(calls[what], ids))
+            after = commands(redis_server)
+        spent = {name: count - before.get(name, 0) for name, count in after.items()}
+        assert spent["evalsha"] == spent["mget"] == 1
+        assert spent.get("set", 0) == (0 if what == "drop" else 100)
+        assert sum(spent.values()) <= 100 + 4
+
+    async def test_while_sessions_are_on_their_way_the_next_are_gathered(self, redis_server, prefix):
+        async with Proxy(redis_server.port) as proxy, opened(proxy.url, prefix, timeout=5) as state:
+            await add(state)
+            proxy.delay = 0.05
+            before = commands(redis_server)
+            saving = []
+            for number in range(20):
+                saving += [
+                    asyncio.ensure_future(state.save_session(f"{number}{twin}", b"x", LONG)) for twin in "ab"
+                ]
+                await asyncio.sleep(0.001)
+            assert await asyncio.gather(*saving) == [True] * 40
+            assert commands(redis_server)["evalsha"] - before["evalsha"] <= 3
+
+    async def test_what_is_asked_of_a_session_keeps_its_order(self, redis_server, prefix):
+        """Whether it is gathered with others or not."""
+        async with opened(redis_server.url, prefix) as state:
+            for number in range(20):
+                saved, loaded, _, none, (kept, turn), late = await asyncio.gather(
+                    state.save_session("s", b"%d" % number, LONG, turn=2**52),
+                    state.load_session("s"),
+                    state.drop_session("s"),
+                    state.load_session("s"),
+                    state.resume_session("s", LONG),
+                    state.save_session("s", b"late", LONG, turn=2**52),
+                )
+                assert (saved, loaded, none, kept, turn > 2**52, late) == (
+                    True,
+                    b"%d" % number,
+                    None,
+                    None,
+                    True,
+                    False,
+                )
+                redis_server.command("DEL", f"{prefix}:session:s")
+
+    async def test_a_large_session_goes_alone(self, redis_server, prefix):
+        async with opened(redis_server.url, prefix) as state:
+            before = commands(redis_server)
+            large = b"x" * 300_000
+            assert (
+                await asyncio.gather(*(state.save_session(f"s{n}", large, LONG) for n in range(4)))
+                == [True] * 4
+            )
+            assert commands(redis_server)["evalsha"] - before["evalsha"] == 4
+            assert await state.load_session("s3") == large
+
+    async def test_one_that_gave_up_keeps_nobody_from_being_saved(self, redis_server, prefix):
+        async with opened(redis_server.url, prefix) as state:
+            await add(state)
+            saving = [asyncio.ensure_future(state.save_session(f"s{n}", b"x", LONG)) for n in range(3)]
+            await asyncio.sleep(0)
+            saving[1].cancel()
+            done = await asyncio.gather(*saving, return_exceptions=True)
+            assert [done[0], done[2]] == [True, True]
+            # It was not on its way yet.
+            assert await state.load_session("s1") is None
+
+    async def test_rows_of_connections_and_presence_are_one_command_for_many(self, redis_server, prefix):
+        async with opened(redis_server.url, prefix) as state:
+            await state.renew_node("n", b"row", LONG)
+            rows = {f"c{number}": b"%d" % number for number in range(1300)}
+            before = commands(redis_server)
+            await state.write_registry("n", rows)
+            await state.set_presence("room", "n", rows)
+            assert commands(redis_server)["hset"] - before["hset"] == 2 * 3
+            assert await state.registry("n") == rows
+            assert await state.presence("room") == {"n": rows}
+            gone = list(rows)[:1200]
+            before = commands(redis_server)
+            await state.write_registry("n", {}, gone)
+            await state.drop_presence("room", "n", gone)
+            assert commands(redis_server)["hdel"] - before.get("hdel", 0) == 2 * 2
+            assert len(await state.registry("n")) == await state.count_presence("room") == 100
+
     async def test_all_rooms_are_asked_in_one_round_trip(self, redis_server, prefix):
         async with Proxy(redis_server.port) as proxy, opened(proxy.url, prefix, timeout=5) as state:
             await add(state)
@@ -246,6 +341,8 @@ async def use_everything(state: State) -> None:
     await state.hold("n", {("ip", "x"): 1})
     await state.lead("n", "chores", LONG)
     await state.sweep()
+    await state.bus.group_add("g", "another.1")
+    await state.bus.group_send("g", {})
 
 
 class TestTime:

@@ -20,5 +20,7 @@ class CloseReason:
 POLICY = CloseReason(1008, "policy", "not allowed here", retry=False)
 TOO_BIG = CloseReason(1009, "too_big", "message larger than the server accepts", retry=False)
 AT_CAPACITY = CloseReason(1013, "at_capacity", "the server is full: try again later", retry=True)
-REPLACED = CloseReason(4409, "replaced", "replaced by a newer connection of the same user", retry=False)
+REPLACED = CloseReason(
+    4409, "replaced", "replaced by a newer connection of the same session or user", retry=False
+)
 RATE_LIMITED = CloseReason(4429, "rate_limited", "too many messages: slow down, then reconnect", retry=True)

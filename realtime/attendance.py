@@ -283,14 +283,18 @@ class Attendance:
     async def _read(self, room: Room) -> None:
         """Ask the state who is elsewhere."""
         state, own = self._node.state, self._node.lease.id
-        if room.roster.counts:
-            count = await state.count_presence(room.name)
-            room.roster.count_elsewhere = max(0, count - len(self._written.get(room.name, ())))
+        ask = state.count_presence if room.roster.counts else state.presence
+        answer = await ask(room.name)
+        if not self._node.census.trusted:
+            # It went away and came back meanwhile: this may be from before all others had come back too.
+            self._stale[room.name] = None
+            return
+        if isinstance(answer, int):
+            room.roster.count_elsewhere = max(0, answer - len(self._written.get(room.name, ())))
         else:
-            found = await state.presence(room.name)
-            found.pop(own, None)
-            self._elsewhere[room.name] = frozenset(found)
-            people = [one for rows in found.values() for one in _people(rows)]
+            answer.pop(own, None)
+            self._elsewhere[room.name] = frozenset(answer)
+            people = [one for rows in answer.values() for one in _people(rows)]
             room.roster.set_others(people)
             self._not_before[room.name] = time.monotonic() + len(people) / READ_A_SECOND
         room.roster.complete = True

@@ -12,8 +12,11 @@ import msgspec
 from realtime.conf import get_settings
 from realtime.courier import PROCESS
 from realtime.errors import StateUnavailable
-from realtime.lease import RENEWALS, Lease
+from realtime.lease import RENEWALS, Lease, next_look
 from realtime.state import NodeRow, State
+
+RETRY = 0.5
+"""Seconds before a state that does not answer is asked again."""
 
 GRACE = 2.0
 """Seconds that all nodes need to find a state that is back, once a second, and to write what is missing, 0.5 s later."""
@@ -27,7 +30,8 @@ class _Row(msgspec.Struct):
 
 class Census:
     """
-    Counts the nodes as often as they renew their leases, and tells who wants to know which of them are gone.
+    Counts the nodes as often as they renew their leases, and when one of these runs out, and tells who wants to know
+    which of them are gone.
 
     Belongs to the loop of the node. While the state is away everything counts as it was. A state that is back, perhaps
     without its data, is not trusted to know all nodes before each has had the time to come back too.
@@ -61,17 +65,27 @@ class Census:
             self._wake.clear()
             left = self._trusted_from - time.monotonic()
             if left <= 0:
-                # A state that is away has said so itself.
-                with contextlib.suppress(StateUnavailable):
-                    self._count(await self._state.nodes())
+                left = await self._look(get_settings().node_lease)
                 if not was_trusted:
                     for tell in self.on_trusted:
                         tell()
-                left = get_settings().node_lease / RENEWALS
             was_trusted = self.trusted
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._wake.wait()
+
+    async def _look(self, lease: float) -> float:
+        """Look at the nodes, and return in how many seconds to do so again."""
+        try:
+            rows = await self._state.nodes()
+        except StateUnavailable:
+            # It has said so itself.
+            return min(RETRY, lease / RENEWALS)
+        if not self.trusted:
+            # It went away and came back meanwhile.
+            return 0.0
+        self._count(rows)
+        return next_look(lease, [row.age for row in rows])
 
     def _on_fresh(self) -> None:
         if self._has_entered:

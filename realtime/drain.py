@@ -71,9 +71,9 @@ class DrainReport:
     """What a drain did."""
 
     closed: int
-    """Sockets that answered, and whose consumers ended by themselves."""
+    """Sockets whose peers answered, or went, and whose consumers ended by themselves."""
     forced: int
-    """Sockets that had to be dropped."""
+    """Sockets that had to be dropped: no answer in time, or a consumer that did not end."""
     seconds: float
 
 
@@ -126,17 +126,17 @@ async def see_off(crowd: Crowd, *, timeout: float) -> DrainReport:
     started = clock()
     deadline = started + timeout
     gone = asyncio.ensure_future(crowd.empty())
+    leaving = _Leaving(crowd, deadline)
     try:
-        told = await _send_away(crowd, timeout * CLOSING_SHARE)
-        await _wait(gone, min(ANSWER_SECONDS, deadline - clock()))
-        forced = _drop_silent(crowd)
+        await _send_away(crowd, leaving, timeout * CLOSING_SHARE)
         await _wait(gone, deadline - clock())
         if not gone.done():
-            forced |= _drop_all(crowd)
+            leaving.drop_all()
             await _wait(gone, LAST_SECONDS)
     finally:
+        leaving.stop()
         gone.cancel()
-    report = DrainReport(max(0, told - len(forced)), len(forced), clock() - started)
+    report = DrainReport(leaving.closed, len(leaving.forced), clock() - started)
     logger.info(
         "Drained: %d closed, %d forced, %.1f s.",
         report.closed,
@@ -147,37 +147,79 @@ async def see_off(crowd: Crowd, *, timeout: float) -> DrainReport:
     return report
 
 
-async def _send_away(crowd: Crowd, window: float) -> int:
-    """Close everybody, in batches; return how many there were."""
+class _Leaving:
+    """
+    Those who have been told to go. Peers that do not answer in time are dropped.
+
+    By the drain itself, before whoever else watches over a socket gives its peer up, so that they are counted.
+
+    """
+
+    def __init__(self, crowd: Crowd, deadline: float) -> None:
+        self.forced: set[int] = set()
+        """Ids of the transports that were dropped."""
+        self._crowd = crowd
+        self._deadline = deadline
+        # The sockets are kept, so that the id of one that is gone cannot become another's.
+        self._told: dict[int, Socket] = {}
+        self._timers: list[asyncio.TimerHandle] = []
+
+    @property
+    def closed(self) -> int:
+        """How many of them went without being dropped."""
+        return len(self._told.keys() - self.forced)
+
+    def tell(self, sockets: list[Socket], retry_after: Callable[[], float]) -> None:
+        """Close some sockets."""
+        for socket in sockets:
+            socket.close(RESTART, retry_after=retry_after())
+            self._told[id(socket.transport)] = socket
+        loop = asyncio.get_running_loop()
+        due = min(loop.time() + ANSWER_SECONDS, self._deadline)
+        self._timers.append(loop.call_at(due, self._drop_silent, sockets))
+
+    def _drop_silent(self, sockets: list[Socket]) -> None:
+        """Drop the peers that have not answered. Consumers that are busy cleaning up are left to it."""
+        # Most transports know whether the peer is still there, and it may be where the consumer has ended. Of others it is
+        # known by their consumer only.
+        knows_all = all(hasattr(socket.transport, "is_open") for socket in sockets)
+        here = () if knows_all else {id(socket.transport) for socket in self._crowd}
+        for socket in sockets:
+            if getattr(socket.transport, "is_open", id(socket.transport) in here):
+                self.forced.add(id(socket.transport))
+                socket.transport.abort()
+
+    def drop_all(self) -> None:
+        """Drop whoever is left."""
+        for socket in list(self._crowd):
+            self._told.setdefault(id(socket.transport), socket)
+            self.forced.add(id(socket.transport))
+            socket.abort()
+
+    def stop(self) -> None:
+        """Drop nobody any more."""
+        for timer in self._timers:
+            timer.cancel()
+
+
+async def _send_away(crowd: Crowd, leaving: _Leaving, window: float) -> None:
+    """Close everybody, in batches."""
     settings = get_settings()
     sockets = list(crowd)
-    waiting = iter(sockets)
+    start = 0
     clock = asyncio.get_running_loop().time
     due = clock()
     for batch in plan(len(sockets), settings.drain_batch, window):
-        for _, socket in zip(range(batch.size), waiting, strict=False):
-            socket.close(RESTART, retry_after=retry_after(len(sockets), settings.reconnect_spread))
+        leaving.tell(
+            sockets[start : start + batch.size],
+            lambda: retry_after(len(sockets), settings.reconnect_spread),
+        )
+        start += batch.size
         if batch.pause:
             # The time that closing took is made up for, but never by more than double speed.
             due += batch.pause
             await asyncio.sleep(max(due - clock(), batch.pause / 2))
-    return len(sockets)
 
 
 async def _wait(gone: asyncio.Future[None], seconds: float) -> None:
     await asyncio.wait([gone], timeout=max(0.0, seconds))
-
-
-def _drop_silent(crowd: Crowd) -> set[int]:
-    """Drop the peers that have not answered. Consumers that are busy cleaning up are left to it."""
-    silent = [socket.transport for socket in crowd if getattr(socket.transport, "is_open", True)]
-    for transport in silent:
-        transport.abort()
-    return {id(transport) for transport in silent}
-
-
-def _drop_all(crowd: Crowd) -> set[int]:
-    rest = list(crowd)
-    for socket in rest:
-        socket.abort()
-    return {id(socket.transport) for socket in rest}

@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -21,6 +21,22 @@ logger = get_logger("realtime")
 
 RENEWALS = 3
 """How often a lease is renewed before it would run out."""
+
+MARGIN = 0.02
+"""Seconds after the moment in which a lease is due to run out: by then it has, whatever clocks and rounding do."""
+
+
+def next_look(lease: float, ages: Iterable[float]) -> float:
+    """
+    Return in how many seconds the nodes are to be looked at again, whose leases were renewed ``ages`` seconds ago.
+
+    That is after a third of a lease, or as soon as one that is not renewed has run out. So nobody who was seen once is
+    missed for longer than :data:`MARGIN`: a killed node is noticed one lease after its last renewal, not up to a
+    third later. A node that lives costs no look, for it renews its lease before it could need one. One that is as old
+    as a lease and still there has been given a longer one than ``lease``, by other settings.
+
+    """
+    return min([lease / RENEWALS, *(lease - age + MARGIN for age in ages if age < lease)])
 
 
 class Chores:

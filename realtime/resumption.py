@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,13 @@ if TYPE_CHECKING:
 logger = get_logger("realtime")
 
 SAVED_AT_ONCE = 500
-"""Sessions of one node that are written together, once a second."""
+"""Sessions of one node that are written together."""
+
+MOST_WRITING = 2 * SAVED_AT_ONCE
+"""Writes that may be on their way: what comes meanwhile waits, and goes with the next."""
+
+ROUND = 1.0
+"""Seconds between two rounds in which those sessions are written that can wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,12 @@ class Sessions:
         settings = get_settings()
         self._node = node
         self._saves = Saves(settings.session_save_interval, settings.session_ttl / 2)
+        self._strangers: dict[str, None] = {}
+        """Sessions of those who turned out to be somebody else, to be dropped: nobody will ask for them."""
+        self._returning: dict[str, dict[str, RoomPlace]] = {}
+        """Where those were, by instance, who are entering their rooms again."""
+        self._wake = asyncio.Event()
+        self._writing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._saves)
@@ -65,12 +78,17 @@ class Sessions:
         await self._node.lease.learn_time()
 
     def opened(self, connection: Connection) -> None:
-        """Keep the session of this socket from now on."""
+        """Keep the session of this socket from now on: in the next turn of the loop the state is told that there is one."""
         self._saves.opened(connection.id, time.monotonic())
+        self.changed(connection, rooms=True)
 
-    def changed(self, connection: Connection) -> None:
-        """What is kept of this socket has changed."""
-        self._saves.changed(connection.id)
+    def changed(self, connection: Connection, *, rooms: bool = False) -> None:
+        """What is kept of this socket has changed. Where it is its ``rooms``, that is saved at once."""
+        # Of one that is coming back the state has all that matters: it is saved once, when it is in its rooms again.
+        at_once = rooms and connection.instance not in self._returning
+        self._saves.changed(connection.id, at_once=at_once)
+        if at_once:
+            self._wake.set()
 
     def token(self, connection: Connection) -> str:
         """Return what the client comes back with. It is a secret between it and the server."""
@@ -106,21 +124,49 @@ class Sessions:
         ``answered``: the peer has answered the close, and so has read all that it was sent.
 
         """
-        if self._node.registry.get(connection.id) is not connection:
-            # The client has come back already, here.
-            return
-        self._saves.forget(connection.id)
-        if answered:
-            self.answered(connection)
-        await self._save(connection)
+        if self._node.registry.get(connection.id) is connection:
+            self._saves.forget(connection.id)
+            if answered:
+                self.answered(connection)
+            await self._save(connection)
+        # Else the client has come back already, here.
+        self._returning.pop(connection.instance, None)
 
     async def run(self) -> None:
-        """Write the sessions that have changed or would run out, until cancelled."""
-        while True:
-            await asyncio.sleep(1.0)
-            due = self._saves.take_due(time.monotonic(), SAVED_AT_ONCE)
-            found = (self._node.registry.get(client_id) for client_id in due)
-            await asyncio.gather(*(self._save(connection) for connection in found if connection is not None))
+        """Write the sessions that are new, have changed or would run out, until cancelled."""
+        due = time.monotonic() + ROUND
+        async with asyncio.TaskGroup() as writes:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                        await self._wake.wait()
+                self._wake.clear()
+                if self._node.state.available:
+                    # Those of one turn of the loop go out in one piece, and no turn waits for the answers to another.
+                    self._write(writes, self._saves.take_urgent(time.monotonic(), SAVED_AT_ONCE))
+                    if time.monotonic() >= due:
+                        self._write(writes, self._saves.take_due(time.monotonic(), SAVED_AT_ONCE))
+                if time.monotonic() >= due:
+                    due = time.monotonic() + ROUND
+                if len(self._writing) >= MOST_WRITING:
+                    await asyncio.wait(self._writing, return_when=asyncio.FIRST_COMPLETED)
+
+    def _write(self, writes: asyncio.TaskGroup, client_ids: list[str]) -> None:
+        strangers, self._strangers = self._strangers, {}
+        found = map(self._node.registry.get, client_ids)
+        saves = (self._save(connection) for connection in found if connection is not None)
+        for write in (*saves, *map(self._drop, strangers)):
+            task = writes.create_task(write)
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+        if self._saves.has_urgent:
+            # There are more than go at once.
+            self._wake.set()
+
+    async def _drop(self, client_id: str) -> None:
+        # Where that cannot be, it runs out.
+        with contextlib.suppress(StateUnavailable):
+            await self._node.state.drop_session(client_id)
 
     async def _save(self, connection: Connection) -> None:
         try:
@@ -131,7 +177,7 @@ class Sessions:
                 await self._give_up(connection)
         except StateUnavailable:
             # The state has said so itself; whoever is still here is tried again.
-            self._saves.changed(connection.id)
+            self._saves.failed(connection.id)
         except SessionDataError as error:
             logger.error("session not saved", client=connection.id, error=str(error))
 
@@ -143,9 +189,9 @@ class Sessions:
     def record(self, connection: Connection) -> Session:
         """Return what is kept of a connection."""
         data = msgspec.json.encode(connection.data)
-        return Session(
-            connection.id, connection.user_id, connection.consumer, data, rooms=dict(connection.places)
-        )
+        # Until it is in all of its rooms again, where it was counts, and not how far it has got.
+        rooms = self._returning.get(connection.instance, connection.places)
+        return Session(connection.id, connection.user_id, connection.consumer, data, rooms=dict(rooms))
 
     # When a client comes back.
 
@@ -186,20 +232,29 @@ class Sessions:
         registry = self._node.registry
         older = registry.get(resumed.client_id)
         before = connection.id
+        if before in self._saves and before != resumed.client_id and self._node.state.available:
+            self._strangers[before] = None
         self._saves.forget(before)
         if registry.get(connection.id) is connection:
             registry.rekey(connection, resumed.client_id)
         else:
             connection.id = resumed.client_id
         connection.turn = resumed.turn
+        # Before anything is waited for: it may be saved from now on.
+        if resumed.kept is not None:
+            data: dict[str, Any] = msgspec.json.decode(resumed.kept.data)
+            connection.keep(data, len(resumed.kept.data))
+            self._returning[connection.instance] = resumed.kept.rooms
         self._node.hub.attendance.rekey(connection, before)
         if older is not None and older is not connection:
             older.close(REPLACED)
             # Now: when it ends, it must not take the new one out, which is seen there by the same name.
             await self._node.hub.leave_all(older)
-        if resumed.kept is not None:
-            data: dict[str, Any] = msgspec.json.decode(resumed.kept.data)
-            connection.keep(data, len(resumed.kept.data))
+
+    def returned(self, connection: Connection) -> None:
+        """A client that has come back is in its rooms again, in those that it may be in."""
+        self._returning.pop(connection.instance, None)
+        self.changed(connection, rooms=True)
 
     def replaced(self, client_id: str, turn: int, instance: str) -> None:
         """A client has come back, somewhere: close what it had before here."""

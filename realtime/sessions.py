@@ -8,6 +8,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import Literal
 
 import msgspec
@@ -148,41 +149,67 @@ class Saves:
     """
     Which sessions are to be written to the state, and when.
 
-    One that has changed is written soon, but not again within ``interval`` seconds; any other is written once
-    in ``renewal`` seconds, so that it is kept for as long as its socket is open. Times are monotonic seconds.
+    What has changed ``at_once`` is written at once: that there is such a session, and its rooms. Of any other change
+    the first is written soon, and the next not within ``interval`` seconds of the last write; a session that does not
+    change is written once in ``renewal`` seconds, so that it is kept for as long as its socket is open. Times are
+    monotonic seconds.
 
     """
 
     def __init__(self, interval: float, renewal: float) -> None:
         self.interval = interval
         self.renewal = renewal
+        self._urgent: dict[str, None] = {}
         self._changed: dict[str, None] = {}
         self._renewed: dict[str, float] = {}
         """When each was last written, or opened, the longest ago first."""
-        self._unwritten: set[str] = set()
+        self._unchanged: set[str] = set()
+        """Those of which no change was written yet."""
 
     def __len__(self) -> int:
         return len(self._renewed)
 
+    def __contains__(self, client_id: str) -> bool:
+        return client_id in self._renewed
+
+    @property
+    def has_urgent(self) -> bool:
+        """Whether anything is to be written at once."""
+        return bool(self._urgent)
+
     def opened(self, client_id: str, now: float) -> None:
-        """A socket has opened: there is nothing to write yet."""
+        """A socket has opened: from now on there is such a session."""
         self.forget(client_id)
         self._renewed[client_id] = now
-        self._unwritten.add(client_id)
+        self._unchanged.add(client_id)
 
-    def changed(self, client_id: str) -> None:
+    def changed(self, client_id: str, *, at_once: bool = False) -> None:
         """Something that is kept has changed; a session that is not open is ignored."""
         if client_id in self._renewed:
+            (self._urgent if at_once else self._changed)[client_id] = None
+
+    def failed(self, client_id: str) -> None:
+        """It could not be written: it is due again, but not at once."""
+        if client_id in self._renewed:
             self._changed[client_id] = None
+            self._unchanged.add(client_id)
 
     def forget(self, client_id: str) -> None:
         """The socket is gone."""
         self._renewed.pop(client_id, None)
+        self._urgent.pop(client_id, None)
         self._changed.pop(client_id, None)
-        self._unwritten.discard(client_id)
+        self._unchanged.discard(client_id)
+
+    def take_urgent(self, now: float, limit: int) -> list[str]:
+        """Return at most ``limit`` sessions that cannot wait; they count as written."""
+        urgent = list(islice(self._urgent, limit))
+        for client_id in urgent:
+            self._written(client_id, now)
+        return urgent
 
     def take_due(self, now: float, limit: int) -> list[str]:
-        """Return at most ``limit`` sessions to write now; they count as written."""
+        """Return at most ``limit`` other sessions to write now; they count as written."""
         due: dict[str, None] = {}
         # Those that would run out come first: they are few, and nobody else keeps them.
         for client_id, renewed in self._renewed.items():
@@ -192,12 +219,17 @@ class Saves:
         for client_id in self._changed:
             if len(due) >= limit:
                 break
-            if client_id in self._unwritten or self._renewed[client_id] <= now - self.interval:
+            if client_id in self._unchanged or self._renewed[client_id] <= now - self.interval:
                 due[client_id] = None
         for client_id in due:
-            self._changed.pop(client_id, None)
-            self._unwritten.discard(client_id)
-            # Re-inserted, so the dict stays ordered from the longest ago.
-            del self._renewed[client_id]
-            self._renewed[client_id] = now
+            if client_id in self._changed:
+                self._unchanged.discard(client_id)
+            self._written(client_id, now)
         return list(due)
+
+    def _written(self, client_id: str, now: float) -> None:
+        self._urgent.pop(client_id, None)
+        self._changed.pop(client_id, None)
+        # Re-inserted, so the dict stays ordered from the longest ago.
+        del self._renewed[client_id]
+        self._renewed[client_id] = now

@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect as ws_connect
 from websockets.exceptions import InvalidStatus
 
 from tests.acceptance.checker import Recovered, Welcomed, violations
-from tests.acceptance.cluster import Cluster, Redis, RoomClient, all_of
+from tests.acceptance.cluster import Cluster, RoomClient, all_of
 from tests.acceptance.faultproxy import FaultProxy
 from tests.acceptance.processes import ROOT, ServerProcess
 
@@ -46,7 +46,9 @@ DRAIN_TIMEOUT = 30.0
 SPREAD = 1.0
 """Seconds over which even a few are spread; more of them come back over longer, if they may."""
 UNMOVED = 0.1
-"""Seconds an echo may take while Redis does not answer: what waits for Redis takes four times as long at least."""
+"""Seconds most echoes may take while Redis does not answer: what waits for Redis takes four times as long at least."""
+STALL = 1.0
+"""Seconds that one may take on a busy machine: the first to wait for a Redis that does not answer takes twice as long."""
 
 ENVIRONMENT = {
     "ASGI_APPLICATION": "tests.acceptance.apps.faults.application",
@@ -242,17 +244,6 @@ async def until_seen(guests: Sequence[Guest], people: Collection[Guest], seconds
         raise TimeoutError(f"{error}: {seen} instead of {expected}") from None
 
 
-async def until_kept(redis: Redis, guests: Collection[Guest]) -> None:
-    """Return when what these clients are is written down: a client that comes and dies within seconds begins afresh."""
-    keys = [f"channels-ops:session:{guest.id}" for guest in guests]
-    known = f":{len(keys)}\r\n".encode()
-
-    async def all_kept() -> bool:
-        return await asyncio.to_thread(redis.server.command, "EXISTS", *keys) == known
-
-    await until(all_kept, 10, "the sessions are kept")
-
-
 def is_away(reasons: Collection[str]) -> bool:
     return any("what nodes share cannot be reached" in reason for reason in reasons)
 
@@ -296,7 +287,6 @@ async def test_a_node_that_is_killed_under_load_loses_nothing(redis):
         assert len(struck) == 4
         async with talking(guests, 0.05):
             await all_of(guests, lambda guest: len(guest.heard) >= 200)
-            await until_kept(redis, struck)
             before = len(guests[-1].heard)
             died = time.monotonic()
             await cluster.kill(0)
@@ -310,6 +300,7 @@ async def test_a_node_that_is_killed_under_load_loses_nothing(redis):
             await all_of(guests, lambda guest: len(guest.heard) >= before + 200)
         await settle(guests)
         assert {code for guest in struck for code in guest.codes} == {1006}
+        assert all(guest.log.count(Welcomed(True)) == 1 for guest in struck)
         assert [guest.codes for guest in guests if guest not in struck] == [[]] * 8
         # Those who are gone saw some of it, in order.
         assert judge(guests, strict=True) == []
@@ -375,7 +366,7 @@ async def test_redis_is_stopped_and_started_again(redis, keep):
 @pytest.mark.parametrize("fault", ["frozen", "late", "reset"])
 async def test_event_loops_do_not_wait_for_a_bad_redis(redis, fault):
     """R11: an echo takes as long as ever, a room without a history goes on, and afterwards nothing is missing."""
-    timeout = "2" if fault == "late" else str(STATE_TIMEOUT)
+    timeout = str(STATE_TIMEOUT) if fault == "reset" else "2"
     async with (
         FaultProxy(redis.port) as proxy,
         nodes_of(*[proxy.port] * 2, REALTIME_STATE_TIMEOUT=timeout) as cluster,
@@ -416,6 +407,7 @@ async def test_event_loops_do_not_wait_for_a_bad_redis(redis, fault):
             proxy.latency = 0.0
         for before, during in zip(calm, bad, strict=True):
             assert p99(during) < max(UNMOVED, 2 * p99(before))
+            assert during[-1] < STALL
         await settle(guests)
         assert [guest.codes for guest in (*guests, *others)] == [[]] * 8
         assert judge(guests, strict=True) == []
@@ -425,6 +417,7 @@ async def test_event_loops_do_not_wait_for_a_bad_redis(redis, fault):
     report(
         p99_before_ms=[round(1000 * p99(took), 1) for took in calm],
         p99_during_ms=[round(1000 * p99(took), 1) for took in bad],
+        slowest_ms=[round(1000 * took[-1], 1) for took in bad],
         echoes=[len(took) for took in bad],
     )
 
@@ -520,21 +513,35 @@ async def test_a_rolling_restart_loses_nothing(redis):
         assert all(quarters[quarter] > len(waits) / 8 for quarter in range(4)), quarters
     said = sum(len(guest.spoken) for guest in crowd)
     drains = [round(end.seconds, 2) for end in ended]
-    report(clients=len(crowd), said=said, seconds=took, drains=drains, closes=len(waits))
+    shares = [round(quarters[quarter] / len(waits), 2) for quarter in range(4)]
+    report(clients=len(crowd), said=said, seconds=took, drains=drains, closes=len(waits), quarters=shares)
 
 
-async def test_a_burst_of_a_thousand_reaches_everybody_on_three_nodes_in_order(redis):
-    """C11: the stock layer at its default capacity delivers a hundred of them."""
+@pytest.mark.parametrize("late", [False, True], ids=["all read on", "one does not read"])
+async def test_a_burst_of_a_thousand_reaches_everybody_on_three_nodes_in_order(redis, late):
+    """C11: the stock layer at its default capacity delivers a hundred of them; what it drops is fetched."""
+    # In batches a burst is a few messages of the layer.
+    capacity = "1" if late else "100"
     async with (
-        nodes_of(*[redis.port] * 3) as cluster,
+        nodes_of(*[redis.port] * 3, LAYER_CAPACITY=capacity) as cluster,
         guests_of(cluster, "burst", 9) as guests,
     ):
+        if late:
+            cluster.freeze(2)
         started = time.monotonic()
         await guests[0].ask("burst", 1000)
-        await all_of(guests, lambda guest: len(guest.heard) >= 1000)
+        await all_of(
+            [guest for guest in guests if guest.node != "node-2"], lambda guest: len(guest.heard) >= 1000
+        )
+        expected = [f"burst-{number}" for number in range(1000)]
+        if late:
+            cluster.thaw(2)
+            # It gets this one before those that it has to fetch.
+            await guests[0].say("after")
+            expected.append("after")
+        await all_of(guests, lambda guest: len(guest.heard) >= len(expected))
         took = time.monotonic() - started
         await settle(guests)
-        expected = [f"burst-{number}" for number in range(1000)]
         assert all(guest.heard[:-1] == expected for guest in guests)
         assert judge(guests, strict=True) == []
         assert_calm(cluster)

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.acceptance.cluster import Cluster, Redis
-from tests.acceptance.processes import ServerProcess, manage, run
+from tests.acceptance.processes import NO_TABLES, ServerProcess, manage, run
 
 pytestmark = pytest.mark.redis
 
@@ -94,6 +94,15 @@ async def settle(guest: Guest) -> None:
     await guest.expect("system.joined", room="bar")
 
 
+async def until_kept(redis: Redis, guest: Guest) -> None:
+    """Return when Redis has the session of a client."""
+    key = f"channels-ops:session:{guest.welcome['client_id']}"
+    async with asyncio.timeout(5):
+        # Redis tells nobody.
+        while await asyncio.to_thread(redis.server.command, "EXISTS", key) != b":1\r\n":  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 async def assert_it_is(before: Guest, after: Guest) -> None:
     assert after.welcome["resumed"]
     await after.send("who")
@@ -160,6 +169,52 @@ async def test_a_session_outlives_the_processes(redis: Redis) -> None:
             await assert_it_is(before, after)
 
 
+@pytest.mark.parametrize("room", ["lobby", "bar"])
+async def test_whoever_has_just_come_is_who_it_was_when_its_node_is_killed(redis: Redis, room: str) -> None:
+    """S4, C11: it need not have been there for any time. A message that is acknowledged was in Redis after the session."""
+    environment = {**ENVIRONMENT, "REALTIME_SESSION_SAVE_INTERVAL": "3600"}
+    async with Cluster([redis.port] * 2, environment=environment) as cluster:
+        async with arrive(cluster[0]) as before:
+            if room != "lobby":
+                await before.send("system.join", {"room": room})
+                await before.expect("system.joined", room=room)
+            await before.say("hello")
+            await cluster.kill(0)
+        async with come_back(cluster[1], before) as after:
+            assert await after.said(1) == ["hello"]
+            assert (after.welcome["resumed"], after.welcome["client_id"]) == (
+                True,
+                before.welcome["client_id"],
+            )
+            await after.send("who")
+            assert (await after.expect("you"))["rooms"] == sorted({"lobby", room})
+
+
+async def test_whoever_was_welcomed_while_redis_was_away_is_kept_when_it_is_back(redis: Redis) -> None:
+    environment = {**ENVIRONMENT, "REALTIME_STATE_TIMEOUT": "0.5"}
+    async with Cluster([redis.port] * 2, environment=environment) as cluster:
+        async with arrive(cluster[0]):
+            redis.freeze()
+            try:
+                async with connect(f"{cluster[0].ws}/lobby", ping_interval=None) as connection:
+                    before = Guest(connection)
+                    async with asyncio.timeout(0.4):
+                        await before.expect("system.welcome")
+                        # The node knows where the room is.
+                        joined = await before.expect("system.joined", room="lobby")
+                    # It is found out that Redis is away by one whose session cannot be saved.
+                    await asyncio.to_thread(cluster[0].wait_for_output, "shared state is not available")
+                    redis.thaw()
+                    before.place = {"lobby": {"epoch": joined["epoch"], "offset": joined["offset"]}}
+                    await until_kept(redis, before)
+                    await cluster.kill(0)
+            finally:
+                redis.thaw()
+        async with come_back(cluster[1], before) as after:
+            await after.expect("system.recovered", room="lobby")
+            assert after.welcome["resumed"]
+
+
 async def test_a_message_that_is_sent_again_elsewhere_appears_once(redis: Redis) -> None:
     """X16."""
     async with Cluster([redis.port] * 2, environment=ENVIRONMENT) as cluster, arrive(cluster[1]) as listener:
@@ -182,7 +237,7 @@ async def test_a_shell_revokes_a_session(redis: Redis) -> None:
         }
         words = manage("shell", "--no-startup", "--no-imports", "-c", code)
         ended = await asyncio.to_thread(run, words, environment)
-        assert (ended.code, ended.stderr) == (0, "")
+        assert (ended.code, ended.stderr) == (0, NO_TABLES)
         assert await guest.code() == 4410
         async with come_back(cluster[1], guest) as again:
             assert (await again.expect("system.error"))["code"] == "session_revoked"

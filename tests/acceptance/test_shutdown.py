@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,20 @@ async def test_a_client_that_never_answers_holds_nobody_up(tmp_path: Path) -> No
     assert len((tmp_path / "notes").read_text().splitlines()) == 2
     assert "Drained: 1 closed, 1 forced" in ended.stderr
     assert_orderly(ended, seconds=6)
+
+
+@pytest.mark.parametrize(("application", "path"), [(PLAIN, "/note"), (CONSUMERS, "/ours")])
+async def test_of_clients_that_never_answer_each_is_counted_as_forced(
+    tmp_path: Path, application: str, path: str
+) -> None:
+    """They are told over five seconds, and the server gives up by itself who has not answered for five."""
+    how = {"REALTIME_DRAIN_BATCH": "1", "REALTIME_DRAIN_TIMEOUT": "20"}
+    with daphne_serving(tmp_path, application, **how) as server, ExitStack() as stack:
+        for _ in range(26):
+            stack.enter_context(RawClient(server.port)).open(path)
+        ended = await server.stopped()
+    assert "Drained: 0 closed, 26 forced" in ended.stderr
+    assert_orderly(ended, seconds=12)
 
 
 async def test_a_client_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -95,10 +95,10 @@ class Hub:
 class Node:
     """One node with its rooms."""
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
+    def __init__(self, cluster: Cluster, name: str, wire: Callable[[Any], Wire]) -> None:
         self.loop = asyncio.get_running_loop()
         self.has_others = True
-        self.state = Wire(cluster.state)
+        self.state = wire(cluster.state)
         self.supervisor = Supervisor(Counters())
         self.lease = Lease(self.state, self.supervisor, name)  # type: ignore[arg-type]
         self.census = Census(self.state, self.lease)  # type: ignore[arg-type]
@@ -146,9 +146,9 @@ class Cluster:
         self.deaf = False
         """Whether what nodes say to each other is lost."""
 
-    def begin(self, name: str) -> Node:
+    def begin(self, name: str, wire: Callable[[Any], Wire] = Wire) -> Node:
         """Start a node."""
-        node = Node(self, name)
+        node = Node(self, name, wire)
         self.nodes.append(node)
         return node
 
@@ -352,6 +352,28 @@ async def test_what_changed_elsewhere_while_the_state_was_away_is_found_when_it_
     assert ann.sees == ["ann"]
     blue.state.mend()
     await sees(ann, "ann", "ben")
+
+
+async def test_what_was_asked_before_the_state_was_away_is_not_believed_after_it(both, cluster, monkeypatch):
+    monkeypatch.setattr(census_module, "GRACE", 0.5)
+    blue, green = both
+    ann = await blue.join(visitor("ann"))
+    await green.join(visitor("ben"))
+    await sees(ann, "ann", "ben")
+    blue.state.slow = answered = asyncio.Event()
+    await cluster.state.drop_node(green.lease.id)
+    count = blue.state.calls.count("presence")
+    blue.attendance.changed_elsewhere("lobby")
+    await until(lambda: blue.state.calls.count("presence") > count)
+    # Nobody of green is in the answer, which is on its way.
+    await asyncio.sleep(0)
+    for node in both:
+        node.state.mend()
+    await written(green, 1)
+    answered.set()
+    await until(lambda: blue.census.trusted)
+    await sees(ann, "ann", "ben")
+    assert not any(data["leaves"] for data in ann.frames)
 
 
 async def test_a_state_that_lost_everything_is_told_again_and_nobody_is_seen_to_go(

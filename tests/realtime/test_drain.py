@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import time
@@ -205,6 +206,70 @@ async def test_a_peer_that_does_not_answer_is_dropped_after_the_grace_and_its_co
     assert silent.transport.aborted
     assert not polite.transport.aborted
     assert not silent.cancelled
+
+
+@override_settings(REALTIME_DRAIN_BATCH=2)
+async def test_each_peer_has_the_same_time_to_answer_and_no_other_watch_gives_it_up_first(
+    crowd: FakeCrowd,
+) -> None:
+    """A connection gives its peer up by itself after some seconds; those who were told first would not be counted."""
+    gave_up = []
+
+    class Watched(FakeSocket):
+        def close(self, reason: CloseReason, *, retry_after: float | None = None) -> None:
+            super().close(reason, retry_after=retry_after)
+            asyncio.get_running_loop().call_later(module.ANSWER_SECONDS * 1.5, self._give_up)
+
+        def _give_up(self) -> None:
+            gave_up.append(self.transport.is_open)
+            self._tcp_ends()
+
+    sockets = [Watched(crowd, answers=None) for _ in range(5)]
+    polite = [FakeSocket(crowd, answers=0.02) for _ in range(2)]
+    report = await see_off(crowd, timeout=0.8)
+    assert outcome(report) == (2, 5)
+    assert all(socket.transport.aborted for socket in sockets)
+    assert not any(socket.transport.aborted for socket in polite)
+    assert True not in gave_up
+
+
+async def test_a_peer_that_does_not_answer_is_forced_though_its_consumer_has_ended(crowd: FakeCrowd) -> None:
+    """A consumer ends when it hears that its socket is closed; the close frame may be answered later, or never."""
+
+    class Quick(FakeSocket):
+        def close(self, reason: CloseReason, *, retry_after: float | None = None) -> None:
+            super().close(reason, retry_after=retry_after)
+            crowd.members.remove(self)
+
+    silent, polite = Quick(crowd, answers=None), Quick(crowd, answers=0.01)
+    FakeSocket(crowd, answers=0.03)
+    FakeSocket(crowd, cleanup=0.1)
+    assert outcome(await see_off(crowd, timeout=30)) == (3, 1)
+    assert silent.transport.aborted
+    assert not polite.transport.aborted
+
+
+async def test_where_a_transport_cannot_tell_the_consumer_counts(crowd: FakeCrowd) -> None:
+    silent, polite = FakeSocket(crowd, answers=None), FakeSocket(crowd)
+    for socket in (silent, polite):
+        plain = SimpleNamespace(abort=functools.partial(crowd.leave, socket))
+        socket.transport = plain
+        socket._tcp_ends = plain.abort  # type: ignore[method-assign]
+    assert outcome(await see_off(crowd, timeout=30)) == (1, 1)
+
+
+async def test_a_peer_that_goes_without_an_answer_was_not_forced(crowd: FakeCrowd) -> None:
+    socket = FakeSocket(crowd, answers=None)
+    asyncio.get_running_loop().call_later(0.02, socket._tcp_ends)
+    assert outcome(await see_off(crowd, timeout=30)) == (1, 0)
+    assert not socket.transport.aborted
+
+
+async def test_one_that_came_while_others_were_told_is_forced_in_the_end(crowd: FakeCrowd) -> None:
+    FakeSocket(crowd)
+    asyncio.get_running_loop().call_soon(FakeSocket, crowd)
+    report = await see_off(crowd, timeout=0.1)
+    assert outcome(report) == (1, 1)
 
 
 async def test_a_consumer_that_takes_its_time_to_clean_up_is_left_to_it(crowd: FakeCrowd) -> None:

@@ -69,6 +69,21 @@ async def test_it_lasts_as_long_as_the_setting_says_and_is_renewed_three_times_i
     assert await living(node) == []
 
 
+@pytest.mark.parametrize(
+    ("ages", "seconds"),
+    [
+        pytest.param([], 5.0, id="nobody"),
+        pytest.param([0.0, 2.0, 5.1], 5.0, id="all renew in time"),
+        pytest.param([0.0, 11.0], 4.0 + module.MARGIN, id="one is about to run out"),
+        pytest.param([14.9, 13.0], 0.1 + module.MARGIN, id="the first of two"),
+        pytest.param([15.0, 3000.0], 5.0, id="a longer lease than ours"),
+    ],
+)
+def test_nodes_are_looked_at_when_a_lease_runs_out(ages, seconds):
+    """X3."""
+    assert module.next_look(15.0, ages) == pytest.approx(seconds)
+
+
 async def test_it_is_given_back_in_the_end(node):
     node.lease.keep()
     await node.lease.asked()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.test import override_settings
 
-from realtime import nodes
+from realtime import nodes, resumption
 from realtime.close_codes import RESTART
 from realtime.consumers import RealtimeConsumer
 from realtime.errors import StateUnavailable
@@ -85,12 +87,19 @@ class Other(Club):
     """Another consumer: its sessions are its own."""
 
 
+class Shy(Club):
+    """Somebody who is in no room."""
+
+    async def connected(self) -> None:
+        """Stay at the door."""
+
+
 async def application(scope: Any, receive: Any, send: Any) -> None:
     """Serve what the path names to whom the query names."""
     user = dict(urllib.parse.parse_qsl(scope["query_string"].decode())).get("user")
     if user:
         scope["user"] = User(pk=int(user), username=f"user-{user}")
-    consumer = Other if scope["path"] == "/other" else Club
+    consumer = {"/other": Other, "/shy": Shy}.get(scope["path"], Club)
     await consumer.as_asgi()(scope, receive, send)
 
 
@@ -235,6 +244,22 @@ def places(**rooms: tuple[str, int]) -> dict[str, Any]:
 async def welcomed(client: Client) -> dict[str, Any]:
     told: dict[str, Any] = await client.expect("system.welcome")
     return told
+
+
+async def until_kept(client: Client, condition: Callable[[bytes], bool]) -> None:
+    """Return when what is kept of a client is so."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            found = await nodes.current().state.load_session(client.id)
+            if isinstance(found, bytes) and condition(found):
+                return
+            # The state tells nobody that it was written to.
+            await asyncio.sleep(0.01)
+
+
+async def kept(client: Client, *words: bytes) -> None:
+    """Return when these are in what is kept of a client."""
+    await until_kept(client, lambda found: all(word in found for word in words))
 
 
 async def in_hall(client: Client) -> tuple[str, int]:
@@ -407,6 +432,173 @@ class TestResume:
                 assert [one["user"] for one in people] == [f"guest-{before.id[:4]}"]
 
 
+@pytest.mark.usefixtures("seldom")
+class TestKeeping:
+    """What another node can resume when this one dies without a word."""
+
+    @pytest.fixture
+    def seldom(self) -> Any:
+        with override_settings(REALTIME_SESSION_SAVE_INTERVAL=3600):
+            yield
+
+    @pytest.fixture
+    def no_rounds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing is written but what is written at once."""
+        monkeypatch.setattr(resumption, "ROUND", 3600.0)
+
+    async def test_a_session_is_kept_from_the_welcome_on(self, no_rounds: None, open_socket: Open) -> None:
+        async with open_socket(path="/shy") as client:
+            await welcomed(client)
+            await kept(client)
+
+    async def test_a_room_is_kept_when_it_is_entered_and_when_it_is_left(
+        self, no_rounds: None, open_socket: Open
+    ) -> None:
+        async with open_socket() as client:
+            await welcomed(client)
+            await kept(client, b"hall")
+            await client.send("enter", {"room": "club"})
+            await kept(client, b"club")
+            await client.send("leave", {"room": "club"})
+            await until_kept(client, lambda found: b"club" not in found and b"hall" in found)
+
+    async def test_the_first_thing_that_is_set_is_kept_soon(self, open_socket: Open) -> None:
+        async with open_socket() as client:
+            await welcomed(client)
+            await kept(client, b"hall")
+            await client.send("name", {"name": "Ann"})
+            await kept(client, b"Ann")
+
+    async def test_one_who_turns_out_to_be_another_leaves_nothing_behind(self, open_socket: Open) -> None:
+        async with open_socket() as before:
+            await welcomed(before)
+            await before.drop()
+        async with open_socket() as after:
+            await welcomed(after)
+            stranger = after.id
+            await kept(after)
+            await after.send("system.resume", {"session": before.session})
+            assert (await welcomed(after))["resumed"]
+            state = nodes.current().state
+            async with asyncio.timeout(PATIENCE):
+                # The state tells nobody that it was written to.
+                while await state.load_session(stranger) is not None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+    async def test_one_who_resumes_itself_is_still_kept(
+        self, open_socket: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with open_socket() as client:
+            await welcomed(client)
+            await kept(client, b"hall")
+            dropped: list[str] = []
+
+            async def drop(id: str) -> None:
+                dropped.append(id)
+
+            monkeypatch.setattr(nodes.current().state, "drop_session", drop)
+            own = client.id
+            await client.send("system.resume", {"session": client.session})
+            assert (await welcomed(client))["resumed"]
+            await client.send("enter", {"room": "club"})
+            await kept(client, b"hall", b"club")
+            assert (client.id, dropped) == (own, [])
+
+    async def test_one_who_goes_while_it_comes_back_is_kept_with_all_of_its_rooms(
+        self, open_socket: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with open_socket() as before:
+            await welcomed(before)
+            await before.send("name", {"name": "Ann"})
+            for room in ("club", "open bar"):
+                await before.send("enter", {"room": room, "recover": True})
+                await before.expect("system.joined", room=room)
+            await before.drop()
+        asked, never = asyncio.Event(), asyncio.Event()
+
+        async def may_resume(self: Club, room: str) -> bool:
+            if room == "club":
+                asked.set()
+                await never.wait()
+            return True
+
+        monkeypatch.setattr(Club, "may_resume", may_resume)
+        async with open_socket() as after:
+            await welcomed(after)
+            await after.send("system.resume", {"session": before.session})
+            await asyncio.wait_for(asked.wait(), PATIENCE)
+            await after.expect("system.joined", room="open bar")
+            # It has been saved meanwhile, and is saved again as it closes.
+            nodes.current().sessions.changed(nodes.current().registry.get(before.id), rooms=True)
+            await until(lambda: not nodes.current().sessions._saves._urgent)
+            await kept(before, b"hall", b"club", b"open bar", b"Ann")
+            never.set()
+            await after.drop()
+        await kept(before, b"hall", b"club", b"open bar", b"Ann")
+        assert not nodes.current().sessions._returning
+
+    async def test_a_thousand_at_once_cost_a_few_round_trips(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        node = nodes.current()
+        rounds: dict[float, int] = {}
+        loop = asyncio.get_running_loop()
+
+        async def slow(id: str, data: bytes, ttl: float, **how: Any) -> bool:
+            now = loop.time()
+            started = next((one for one in rounds if now - one < 0.05), now)
+            rounds[started] = rounds.get(started, 0) + 1
+            await asyncio.sleep(0.1)
+            return True
+
+        monkeypatch.setattr(node.state, "save_session", slow)
+        crowd: list[Any] = [
+            SimpleNamespace(
+                id=f"{number:024x}",
+                instance=f"{number}",
+                user_id=None,
+                consumer="c",
+                data={},
+                places={},
+                turn=0,
+            )
+            for number in range(1000)
+        ]
+        for connection in crowd:
+            node.registry._by_id[connection.id] = connection
+            node.sessions.opened(connection)
+            await asyncio.sleep(0)
+        await until(lambda: sum(rounds.values()) == 1000, PATIENCE)
+        assert len(rounds) <= 4
+        for connection in crowd:
+            del node.registry._by_id[connection.id]
+
+    async def test_while_the_state_is_away_nobody_waits_and_when_it_is_back_all_are_kept(
+        self, open_socket: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        state, asked = nodes.current().state, []
+        save = type(state).save_session
+
+        async def away(*args: Any, **how: Any) -> bool:
+            asked.append(args)
+            raise StateUnavailable("The state is away.")
+
+        monkeypatch.setattr(state, "save_session", away)
+        async with open_socket() as first, open_socket() as second:
+            await welcomed(first)
+            await until(lambda: asked, PATIENCE)
+            state._set_reason("The state is away.")
+            count = len(asked)
+            await welcomed(second)
+            await second.send("name", {"name": "Ann"})
+            await second.you()
+            # A round has passed in which nothing was asked.
+            await asyncio.sleep(resumption.ROUND + 0.2)
+            assert len(asked) == count
+            monkeypatch.setattr(state, "save_session", functools.partial(save, state))
+            state._set_reason("")
+            await kept(first, b"hall")
+            await kept(second, b"hall", b"Ann")
+
+
 REFUSED = {
     "malformed": "bad_session",
     "forged": "bad_session",
@@ -513,16 +705,13 @@ class TestReplacing:
                 assert await newer.said(1) == [("hall", "still here")]
                 # And its session is written as before.
                 await newer.send("name", {"name": "Bob"})
-                state = nodes.current().state
-                async with asyncio.timeout(PATIENCE):
-                    # The state tells nobody that it was written to.
-                    while b"Bob" not in (await state.load_session(older.id) or b""):  # noqa: ASYNC110
-                        await asyncio.sleep(0.05)
+                await kept(newer, b"Bob")
 
     async def test_one_that_ends_late_overwrites_nothing(self, open_socket: Open) -> None:
         """Of two sockets of a client on two nodes the newer one's word holds."""
         async with open_socket() as older:
             await welcomed(older)
+            await kept(older, b"hall")
             state = nodes.current().state
             # As another node does it.
             _, turn = await state.resume_session(older.id, 60)
@@ -771,6 +960,7 @@ class TestSettings:
         with override_settings(REALTIME_SESSION_SAVE_INTERVAL=interval):
             async with open_socket() as client:
                 await welcomed(client)
+                await kept(client, b"hall")
                 state, saved = nodes.current().state, []
                 save = state.save_session
 

@@ -185,10 +185,53 @@ class TestSaves:
             made.opened(client_id, float(number))
         return made
 
-    def test_a_session_in_which_nothing_is_kept_is_not_written(self, saves):
+    def test_a_session_in_which_nothing_changes_is_not_written_again(self, saves):
+        assert saves.take_urgent(50.0, limit=10) == []
         assert saves.take_due(50.0, limit=10) == []
 
-    def test_the_first_change_is_written_at_once(self, saves):
+    def test_what_cannot_wait_is_written_at_once(self, saves):
+        for client_id in "abc":
+            saves.changed(client_id, at_once=True)
+        assert saves.has_urgent
+        assert saves.take_due(3.0, limit=10) == []
+        assert [saves.take_urgent(3.0, limit=2) for _ in range(3)] == [["a", "b"], ["c"], []]
+        assert not saves.has_urgent
+
+    def test_with_what_could_have_waited(self, saves):
+        saves.changed("b")
+        saves.changed("c")
+        saves.changed("b", at_once=True)
+        assert saves.take_urgent(2.0, limit=10) == ["b"]
+        assert saves.take_due(2.0, limit=10) == ["c"]
+
+    def test_however_often_it_happens(self, saves):
+        for moment in (2.0, 2.1):
+            saves.changed("b", at_once=True)
+            assert saves.take_urgent(moment, limit=10) == ["b"]
+
+    def test_what_is_written_at_once_renews(self, saves):
+        saves.changed("a", at_once=True)
+        saves.take_urgent(60.0, limit=10)
+        assert saves.take_due(110.0, limit=10) == ["b", "c"]
+
+    def test_it_does_not_keep_the_first_change_waiting_but_the_next(self, saves):
+        saves.changed("b")
+        assert saves.take_due(2.0, limit=10) == ["b"]
+        saves.changed("b", at_once=True)
+        assert saves.take_urgent(20.0, limit=10) == ["b"]
+        saves.changed("b")
+        assert saves.take_due(29.9, limit=10) == []
+        assert saves.take_due(30.0, limit=10) == ["b"]
+
+    def test_one_that_could_not_be_written_is_due_again_but_not_at_once(self, saves):
+        saves.changed("b")
+        saves.take_due(2.0, limit=10)
+        saves.failed("b")
+        saves.failed("never there")
+        assert saves.take_urgent(3.0, limit=10) == []
+        assert saves.take_due(3.0, limit=10) == ["b"]
+
+    def test_the_first_change_is_written_soon(self, saves):
         saves.changed("b")
         assert saves.take_due(2.0, limit=10) == ["b"]
         assert saves.take_due(2.0, limit=10) == []
@@ -227,9 +270,13 @@ class TestSaves:
 
     def test_one_whose_socket_is_gone_is_forgotten(self, saves):
         saves.changed("a")
+        saves.changed("a", at_once=True)
         saves.forget("a")
         saves.forget("never there")
         saves.changed("a")
+        saves.changed("a", at_once=True)
+        assert "a" not in saves
+        assert saves.take_urgent(100.5, limit=10) == []
         assert saves.take_due(100.5, limit=10) == []
         assert len(saves) == 2
 

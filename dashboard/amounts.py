@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 _STEPS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -54,6 +56,9 @@ def setting_text(value: Any, unit: str) -> str:
         return "on" if value else "off"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):
+        # As it is typed.
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, int | float):
         number = f"{value:,g}" if isinstance(value, float) else f"{value:,}"
         exact = f"{number} {_singular(unit) if value == 1 else unit}".rstrip()

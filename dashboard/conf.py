@@ -23,9 +23,14 @@ class DashboardSettings(AppSettings):
         unit="seconds",
         minimum=0,
         maximum=3600,
+        live=True,
     )
     max_rows: int = setting(
-        10000, "Rows an admin list holds at most; the newest connections come first.", unit="rows", minimum=1
+        10000,
+        "Rows an admin list holds at most; the newest connections come first.",
+        unit="rows",
+        minimum=1,
+        live=True,
     )
 
 

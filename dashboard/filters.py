@@ -160,6 +160,7 @@ class SourceFilter(ChoiceFilter):
         ("default", "Default", Q(source="default")),
         ("env", "Environment", Q(source="env")),
         ("settings", "Django settings", Q(source="settings")),
+        ("override", "Override", Q(source="override")),
     )
 
 
@@ -169,6 +170,14 @@ class ChangedFilter(ChoiceFilter):
     title = "value"
     parameter_name = "is_changed"
     options = (("yes", "Changed", Q(changed=True)), ("no", "As the default", Q(changed=False)))
+
+
+class EditableFilter(ChoiceFilter):
+    """Settings that can be overridden here, or that need a restart."""
+
+    title = "change"
+    parameter_name = "is_live"
+    options = (("yes", "Editable here", Q(live=True)), ("no", "Needs a restart", Q(live=False)))
 
 
 class InForceFilter(admin.SimpleListFilter):

@@ -12,6 +12,7 @@ from dashboard.amounts import setting_text
 from dashboard.listqueryset import ListQuerySet
 from dashboard.moments import Moment
 from ratelimit import conf as ratelimit_conf
+from ratelimit import overrides
 from ratelimit.appsettings import AppSettings, Described
 from ratelimit.counters import RateLimitSnapshot
 from realtime import conf as realtime_conf
@@ -151,21 +152,25 @@ class Setting(LiveModel):
     unit = models.CharField(max_length=32)
     doc = models.TextField("what it does")
     changed = models.BooleanField("changed from the default")
+    live = models.BooleanField("can be overridden")
+    deployed = models.TextField("without an override")
+    ignored = models.TextField("why the override that is stored is not in force")
 
     class Meta(LiveModel.Meta):
         verbose_name = "setting"
         verbose_name_plural = "configuration"
+        default_permissions = ("view", "change")  # type: ignore[assignment]  # one more than its parent
 
     def __str__(self) -> str:
         return self.name
 
     @classmethod
     def records(cls, moment: Moment) -> list[Setting]:
-        return [
-            cls._of_described(settings.app, one)
-            for settings in all_settings()
-            for one in settings.described()
-        ]
+        found = all_settings()
+        rows = [cls._of_described(settings.app, one) for settings in found for one in settings.described()]
+        known = {name for settings in found for name in settings.names()}
+        strays = {name: why for name, why in overrides.unusable().items() if name not in known}
+        return rows + [cls._of_stray(name, problem.explanation) for name, problem in strays.items()]
 
     @classmethod
     def _of_described(cls, app: str, one: Described) -> Setting:
@@ -178,6 +183,26 @@ class Setting(LiveModel):
             unit=one.unit,
             doc=one.doc,
             changed=one.value != one.default,
+            live=one.live,
+            deployed=setting_text(one.deployed, one.unit),
+            ignored=one.ignored,
+        )
+
+    @classmethod
+    def _of_stray(cls, name: str, ignored: str) -> Setting:
+        """Return the row of an override of what is no setting any more."""
+        return cls(
+            name=name,
+            app=name.partition("_")[0].lower(),
+            value="none",
+            default="none",
+            source="default",
+            unit="",
+            doc="",
+            changed=False,
+            live=False,
+            deployed="none",
+            ignored=ignored,
         )
 
     @classmethod

@@ -22,6 +22,7 @@ from dashboard.metrics import utilization
 from dashboard.models import all_settings
 from dashboard.moments import Moment, moment_of
 from dashboard.process import resident_bytes
+from ratelimit import overrides
 from ratelimit.counters import RateLimitSnapshot
 from realtime.health import health
 from realtime.nodes import NodeSnapshot
@@ -204,11 +205,15 @@ def _number(request: HttpRequest, name: str, default: int, most: int | None) -> 
 @staff_or_token
 def config(request: HttpRequest) -> HttpResponse:
     """
-    ``{"settings": [{"name", "app", "value", "default", "source", "unit", "doc"}]}`` of the three apps.
+    ``{"settings": [{"name", "app", "value", "default", "source", "unit", "doc", "live", "deployed", "ignored"}]}``
+    of the three apps.
 
-    ``source`` is ``default``, ``env`` or ``settings``. A secret is ``"set"`` or ``"not set"``.
+    ``source`` is ``default``, ``env``, ``settings`` or ``override``; ``deployed`` is the value without an
+    override, ``live`` whether it may have one, and ``ignored`` why one that is stored is not in force. A secret
+    is ``"set"`` or ``"not set"``.
 
     """
+    overrides.watch.read()
     described = (
         {
             "name": one.name,
@@ -218,6 +223,9 @@ def config(request: HttpRequest) -> HttpResponse:
             "source": one.source,
             "unit": one.unit,
             "doc": one.doc,
+            "live": one.live,
+            "deployed": one.deployed,
+            "ignored": one.ignored,
         }
         for settings in all_settings()
         for one in settings.described()

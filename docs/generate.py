@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dashboard.conf import DashboardSettings
-from ratelimit.appsettings import AppSettings
+from ratelimit.appsettings import AppSettings, is_live
 from ratelimit.conf import RateLimitSettings
 from realtime.close_codes import REASONS
 from realtime.conf import RealtimeSettings
@@ -62,10 +62,16 @@ def names_in(text: str) -> list[str]:
 
 def _settings_table(fields: dict[str, Any]) -> str:
     rows = (
-        (f"`{name}`", f"`{_shown(field.default)}`", field.metadata["unit"], _meaning(field.metadata))
+        (
+            f"`{name}`",
+            f"`{_shown(field.default)}`",
+            field.metadata["unit"],
+            "live" if is_live(field) else "restart",
+            _meaning(field.metadata),
+        )
         for name, field in fields.items()
     )
-    return _table(("Setting", "Default", "Unit", "What it does"), rows)
+    return _table(("Setting", "Default", "Unit", "Change", "What it does"), rows)
 
 
 def _meaning(metadata: Any) -> str:

@@ -7,7 +7,7 @@ from django.core import checks
 from django.db.models.signals import post_delete, post_save
 from django.utils.translation import gettext_lazy as _
 
-from ratelimit.bans import changed
+from ratelimit import bans, overrides
 from ratelimit.checks import check_settings
 
 
@@ -21,4 +21,7 @@ class RateLimitConfig(AppConfig):
     def ready(self) -> None:
         checks.register(check_settings)
         for signal in (post_save, post_delete):
-            signal.connect(changed, sender=self.get_model("Ban"), dispatch_uid="ratelimit.bans")
+            signal.connect(bans.changed, sender=self.get_model("Ban"), dispatch_uid="ratelimit.bans")
+            signal.connect(
+                overrides.changed, sender=self.get_model("Override"), dispatch_uid="ratelimit.overrides"
+            )

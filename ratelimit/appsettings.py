@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import os
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-Source = Literal["default", "env", "settings"]
+Source = Literal["default", "env", "settings", "override"]
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -34,6 +35,7 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
     secret: bool = False,
+    live: bool = False,
     validate: Callable[[Any], str | None] | None = None,
 ) -> Any:
     """
@@ -41,6 +43,9 @@ def setting(
 
     ``minimum`` and ``maximum`` are inclusive, ``above`` is exclusive. ``validate`` is given the
     value and returns what is wrong with it, or ``None``. A ``secret`` is never shown.
+
+    ``live`` is for a setting that is read again while a process runs: an operator may override it. What is
+    read once, when something is made at the start, is not live.
 
     """
     metadata = {
@@ -51,6 +56,7 @@ def setting(
         "maximum": maximum,
         "choices": choices,
         "secret": secret,
+        "live": live,
         "validate": validate,
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -63,9 +69,16 @@ class Problem:
     id: str
     message: str
     hint: str
+    names: tuple[str, ...] = ()
+    """The settings that cannot be as they are together, where it takes several."""
+
+    @property
+    def explanation(self) -> str:
+        """What is wrong and what to do, for people."""
+        return f"{self.message} {self.hint}"
 
     def __str__(self) -> str:
-        return f"({self.id}) {self.message} {self.hint}"
+        return f"({self.id}) {self.explanation}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +92,12 @@ class Described:
     unit: str
     doc: str
     secret: bool
+    live: bool
+    """Whether it may be overridden while processes run."""
+    deployed: Any
+    """The value without an override."""
+    ignored: str
+    """Why an override that is stored for it is not in force, as sentences; empty where none is ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,36 +149,138 @@ class AppSettings:
         return iter(())
 
     def described(self) -> Iterator[Described]:
-        """Yield every setting with its value and where that came from."""
+        """Yield every setting with its value in force and where that came from."""
+        deployed = self.load()
+        _, unusable = overridden(deployed, _stored)
         for name, field in self.names().items():
             secret = field.metadata["secret"]
-            value = getattr(self, field.name)
+            value, without = getattr(self, field.name), getattr(deployed, field.name)
+            is_overridden = name in _stored and name not in unusable
             yield Described(
                 name=name,
-                value=("set" if value else "not set") if secret else value,
+                value=_told(value, secret),
                 default="not set" if secret else field.default,
-                source=_source(type(self), name, field, value),
+                source="override" if is_overridden else _source(type(self), name, field, without),
                 unit=field.metadata["unit"],
                 doc=field.metadata["doc"],
                 secret=secret,
+                live=is_live(field),
+                deployed=_told(without, secret),
+                ignored=unusable[name].explanation if name in unusable else "",
             )
 
 
 S = TypeVar("S", bound=AppSettings)
 
 
+def _told(value: Any, secret: bool) -> Any:
+    return ("set" if value else "not set") if secret else value
+
+
+# What operators have overridden, for all processes. It is put here by whatever reads it from where it is kept.
+
+_lock = threading.RLock()
+"""Held while settings are made or forgotten, so that none is made of overrides that have gone."""
+_stored: Mapping[str, Any] = {}
+_forgetting: list[Callable[[], None]] = []
+
+
+def use_overrides(stored: Mapping[str, Any]) -> None:
+    """Have these values, by setting name, go before what is deployed, in this process and from now on."""
+    global _stored
+    with _lock:
+        _stored = dict(stored)
+        for forget in _forgetting:
+            forget()
+
+
+def is_live(field: dataclasses.Field[Any]) -> bool:
+    """Return whether a setting may be overridden while processes run: never a secret."""
+    return bool(field.metadata["live"]) and not field.metadata["secret"]
+
+
+def overridden(deployed: S, stored: Mapping[str, Any]) -> tuple[S, dict[str, Problem]]:
+    """
+    Return settings with those stored values that can be used, and what is wrong with the others, by setting name.
+
+    Values of other apps are left out. Of values that are in conflict with each other, or with what is
+    deployed, none is used.
+
+    """
+    cls = type(deployed)
+    values: dict[str, Any] = {}
+    unusable: dict[str, Problem] = {}
+    for name, value in stored.items():
+        if name.startswith(f"{cls.prefix}_"):
+            converted, problem = checked_override(cls, name, value)
+            if problem is None:
+                values[name] = converted
+            else:
+                unusable[name] = problem
+    while values:
+        fields = cls.names()
+        settings = dataclasses.replace(deployed, **{fields[name].name: one for name, one in values.items()})
+        conflict = next(settings.conflicts(), None)
+        if conflict is None:
+            return settings, unusable
+        for name in [name for name in conflict.names if name in values] or list(values):
+            unusable[name] = conflict
+            del values[name]
+    return deployed, unusable
+
+
+def checked_override(cls: type[AppSettings], name: str, value: Any) -> tuple[Any, Problem | None]:
+    """Return a value in the type of its setting, or the problem that keeps it from being an override."""
+    field = cls.names().get(name)
+    if field is None:
+        return None, Problem(f"{cls.app}.E002", f"{name} is not a setting.", "Remove the override.")
+    if not is_live(field):
+        return None, Problem(
+            f"{cls.app}.E006",
+            f"{name} is read when a process starts.",
+            "Set it in the Django settings or the environment, and start the processes again.",
+        )
+    return _checked(cls, name, field, value)
+
+
+def parsed(cls: type[AppSettings], name: str, text: str) -> Any:
+    """Return what ``text`` says in the type of a setting; as it came where it says nothing of that type."""
+    return _parse(text, _type_of(cls, cls.names()[name]))
+
+
+def kind_of(cls: type[AppSettings], name: str) -> Any:
+    """Return the declared type of a setting."""
+    return _type_of(cls, cls.names()[name])
+
+
 def cached(cls: type[S]) -> Callable[[], S]:
-    """Return the ``get_settings`` of an app: reads once, forgets when one of its Django settings changes."""
+    """
+    Return the ``get_settings`` of an app: what is deployed, with the overrides of it that can be used.
 
-    @functools.cache
+    It reads once, and again when one of its Django settings or an override changes.
+
+    """
+    kept: list[S | None] = [None]
+
+    def read() -> S:
+        with _lock:
+            settings, _ = overridden(cls.load(), _stored)
+            kept[0] = settings
+            return settings
+
     def get_settings() -> S:
-        return cls.load()
+        return kept[0] or read()
 
-    def forget(*, setting: str, **kwargs: Any) -> None:
+    def forget() -> None:
+        kept[0] = None
+
+    def changed(*, setting: str, **kwargs: Any) -> None:
         if setting.startswith(f"{cls.prefix}_"):
-            get_settings.cache_clear()
+            with _lock:
+                forget()
 
-    setting_changed.connect(forget, weak=False)
+    _forgetting.append(forget)
+    setting_changed.connect(changed, weak=False)
     return get_settings
 
 

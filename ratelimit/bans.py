@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import math
-import threading
-import time
-import weakref
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
-from channels.db import database_sync_to_async
 from django.apps import apps
 from django.db import transaction
 
 from ratelimit.clients import parse_hop, parse_network
 from ratelimit.logs import get_logger
+from ratelimit.watches import Watch
 
 Row = tuple[str, Any, datetime | None]
-
-_PATIENCE: Final = 2.0
-"""Seconds a connection waits for the database before it is judged by the bans known so far."""
 
 _logger = get_logger("ratelimit")
 
@@ -92,74 +84,16 @@ def _prolong(entries: dict[Any, float], key: Any, until: float) -> None:
     entries[key] = max(until, entries.get(key, -math.inf))
 
 
-class BanWatch:
-    """
-    Keeps a :class:`BanTable` fresh.
-
-    A database that fails, or has no table for bans yet, changes nothing: the last bans known stay, and
-    one line says so until it works again.
-
-    """
+class BanWatch(Watch[BanTable]):
+    """Keeps a :class:`BanTable` fresh."""
 
     def __init__(self) -> None:
-        self.table = BanTable()
-        self.on_change: list[Callable[[BanTable], None]] = []
-        """Called with the new table, in any thread, each time the bans change."""
-        self._reading = threading.Lock()
-        self._read_at = -math.inf
-        self._invalidations = 0
-        self._failing = False
-        self._flights: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[None]] = (
-            weakref.WeakKeyDictionary()
-        )
+        super().__init__("bans", BanTable())
 
-    async def current(self, max_age: float) -> BanTable:
-        """Return the bans, read at most ``max_age`` seconds ago unless the database does not answer."""
-        if time.monotonic() - self._read_at >= max_age:
-            await self.refresh()
-        return self.table
-
-    async def refresh(self) -> None:
-        """Read the bans now, together with whoever else in this loop is waiting for that."""
-        loop = asyncio.get_running_loop()
-        flight = self._flights.get(loop)
-        if flight is None or flight.done():
-            # A context of its own: the read outlives the connection that happened to ask first.
-            flight = self._flights[loop] = loop.create_task(
-                database_sync_to_async(self.read)(), context=contextvars.Context()
-            )
-        await asyncio.wait({flight}, timeout=_PATIENCE)
-
-    def read(self) -> None:
-        """Read the bans from the database, in this thread."""
-        with self._reading:
-            asked_at, invalidations = time.monotonic(), self._invalidations
-            table = self._rows()
-            if invalidations == self._invalidations:
-                self._read_at = asked_at
-            if table is None or table == self.table:
-                return
-            self.table = table
-            for tell in self.on_change:
-                tell(table)
-
-    def invalidate(self) -> None:
-        """Have the next connection read the bans, however fresh they are."""
-        self._invalidations += 1
-        self._read_at = -math.inf
-
-    def _rows(self) -> BanTable | None:
-        try:
-            bans = apps.get_model("ratelimit", "Ban")._default_manager.all()
-            table = BanTable(bans.in_force().values_list("network", "user_id", "until"))
-        except Exception as error:  # noqa: BLE001 - whatever the database does, people are let in and limits hold
-            if not self._failing:
-                self._failing = True
-                _logger.warning("bans not read", error=f"{type(error).__name__}: {error}")
-            return None
-        if self._failing:
-            self._failing = False
-            _logger.info("bans read again")
+    def query(self) -> BanTable:
+        """Return the bans in force now."""
+        bans = apps.get_model("ratelimit", "Ban")._default_manager.all()
+        table = BanTable(bans.in_force().values_list("network", "user_id", "until"))
         if table.unreadable and table.unreadable != self.table.unreadable:
             _logger.warning("bans of no network", networks=table.unreadable)
         return table

@@ -27,13 +27,18 @@ class RateLimitSettings(AppSettings):
     prefix = "RATELIMIT"
 
     messages_per_window: int = setting(
-        60, "Messages one connection may send in a window, sustained.", unit="messages", minimum=0
+        60, "Messages one connection may send in a window, sustained.", unit="messages", minimum=0, live=True
     )
     message_window: float = setting(
-        60.0, "Length of the window for messages and bytes.", unit="seconds", above=0, maximum=86400
+        60.0,
+        "Length of the window for messages and bytes.",
+        unit="seconds",
+        above=0,
+        maximum=86400,
+        live=True,
     )
     bytes_per_window: int = setting(
-        0, "Bytes one connection may send in a window, sustained.", unit="bytes", minimum=0
+        0, "Bytes one connection may send in a window, sustained.", unit="bytes", minimum=0, live=True
     )
     system_messages_per_window: int = setting(
         600,
@@ -41,6 +46,7 @@ class RateLimitSettings(AppSettings):
         " does not count them.",
         unit="messages",
         minimum=0,
+        live=True,
     )
     burst_multiplier: float = setting(
         2.0,
@@ -48,6 +54,7 @@ class RateLimitSettings(AppSettings):
         unit="times",
         minimum=1,
         maximum=1000,
+        live=True,
     )
     disconnect_after: int = setting(
         3,
@@ -55,31 +62,36 @@ class RateLimitSettings(AppSettings):
         " count again. 0 never closes.",
         unit="messages",
         minimum=0,
+        live=True,
     )
     max_message_bytes: int = setting(
         1024 * 1024,
         "Largest message accepted, in bytes on the wire; a larger one closes with 1009.",
         unit="bytes",
         minimum=0,
+        live=True,
     )
     connections_per_window: int = setting(
-        10, "New connections one address may open in a window.", unit="connections", minimum=0
+        10, "New connections one address may open in a window.", unit="connections", minimum=0, live=True
     )
     connection_window: float = setting(
-        60.0, "Length of the window for new connections.", unit="seconds", above=0, maximum=86400
+        60.0, "Length of the window for new connections.", unit="seconds", above=0, maximum=86400, live=True
     )
-    max_connections: int = setting(0, "Open connections in one process.", unit="connections", minimum=0)
+    max_connections: int = setting(
+        0, "Open connections in one process.", unit="connections", minimum=0, live=True
+    )
     max_connections_per_ip: int = setting(
-        0, "Open connections of one address.", unit="connections", minimum=0
+        0, "Open connections of one address.", unit="connections", minimum=0, live=True
     )
     max_connections_per_user: int = setting(
-        0, "Open connections of one authenticated user.", unit="connections", minimum=0
+        0, "Open connections of one authenticated user.", unit="connections", minimum=0, live=True
     )
     user_limit_policy: str = setting(
         "refuse",
         "What happens at `RATELIMIT_MAX_CONNECTIONS_PER_USER`: `refuse` the new connection, or `newest` wins and"
         " the oldest is closed with 4409.",
         choices=("refuse", "newest"),
+        live=True,
     )
     trusted_proxies: tuple[str, ...] = setting(
         (),
@@ -87,9 +99,15 @@ class RateLimitSettings(AppSettings):
         " is not one of them.",
         unit="networks",
         validate=_bad_network,
+        live=True,
     )
     ipv6_prefix: int = setting(
-        64, "IPv6 addresses that share this prefix count as one client.", unit="bits", minimum=1, maximum=128
+        64,
+        "IPv6 addresses that share this prefix count as one client.",
+        unit="bits",
+        minimum=1,
+        maximum=128,
+        live=True,
     )
     scope: str = setting(
         "process",
@@ -103,6 +121,7 @@ class RateLimitSettings(AppSettings):
         unit="seconds",
         minimum=0,
         maximum=3600,
+        live=True,
     )
 
     def conflicts(self) -> Iterator[Problem]:
@@ -114,6 +133,7 @@ class RateLimitSettings(AppSettings):
                 f"RATELIMIT_MAX_MESSAGE_BYTES is {self.max_message_bytes} bytes, and RATELIMIT_BYTES_PER_WINDOW times"
                 f" RATELIMIT_BURST_MULTIPLIER lets through {burst:g} bytes at most.",
                 "A larger message could never pass: raise the byte budget or lower the message size.",
+                ("RATELIMIT_MAX_MESSAGE_BYTES", "RATELIMIT_BYTES_PER_WINDOW", "RATELIMIT_BURST_MULTIPLIER"),
             )
         if self.scope == "cluster" and (problem := ledger.problem()) is not None:
             why, hint = problem

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ratelimit import bans, counters, ledger
 from ratelimit.admission import Admission
@@ -23,7 +23,15 @@ from ratelimit.logs import log_limited
 from ratelimit.notices import SYSTEM_MARK, SYSTEM_MARK_WITHIN, is_system, rate_limited
 from ratelimit.refusals import BANNED, Refusal
 
-_EVERYTHING_OFF: Final = Numbers()
+
+class _Enforced(NamedTuple):
+    """What the middlewares enforce, and which of the numbers those are: the others are off."""
+
+    numbers: Numbers = Numbers()
+    names: frozenset[str] = frozenset()
+
+
+_EVERYTHING_OFF: Final = _Enforced()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +231,9 @@ class Guard:
                 shared.leave_user(user, self, settings)
 
     def _resolve(self) -> None:
-        self.limits = self._override.filled(self._base) if self._override is not None else self._base
+        self.limits = (
+            self._override.filled(self._base.numbers) if self._override is not None else self._base.numbers
+        )
         self._max_bytes = self.limits.max_message_bytes or sys.maxsize
         self._allowance = None
 
@@ -250,11 +260,19 @@ class Guard:
             return Verdict(close=RATE_LIMITED)
         return Verdict(notice=rate_limited(violation)) if violation.warn else SWALLOW
 
+    def renew(self, settings: RateLimitSettings) -> None:
+        """Enforce what settings that have changed say. Budgets start full where they are others than before."""
+        before, spent = self.limits, self._allowance
+        self._base = _with(self._base, **{name: getattr(settings, name) for name in self._base.names})
+        self._resolve()
+        if dataclasses.replace(before, max_message_bytes=self.limits.max_message_bytes) == self.limits:
+            self._allowance = spent
+
 
 @functools.lru_cache(maxsize=64)
-def _with(base: Numbers, **numbers: Any) -> Numbers:
+def _with(base: _Enforced, **numbers: Any) -> _Enforced:
     """Return ``base`` with other numbers. The sockets of a server share what is returned, as they share its settings."""
-    return dataclasses.replace(base, **numbers)
+    return _Enforced(dataclasses.replace(base.numbers, **numbers), base.names.union(numbers))
 
 
 def _nobody(reason: CloseReason) -> None:

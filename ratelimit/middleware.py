@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ratelimit import bans
+from ratelimit import bans, overrides
 from ratelimit.appsettings import check_all
 from ratelimit.asgi import Application, Receive, Scope, Send
 from ratelimit.conf import RateLimitSettings, get_settings
@@ -31,6 +31,7 @@ class _Limiting:
         if scope["type"] != "websocket":
             await self.app(scope, receive, send)
             return
+        await overrides.watch.current(overrides.MAX_AGE, overrides.PATIENCE)
         settings = get_settings()
         with guarded(scope, receive, send, settings, self.clock) as socket:
             refusal = await self.prepare(socket, settings)
@@ -81,12 +82,15 @@ class RateLimit(_Limiting):
 
     def __init__(self, app: Application, *, clock: Clock = time.monotonic) -> None:
         check_all()
+        overrides.watch.read_once()
         super().__init__(app, clock=clock)
 
     async def prepare(self, socket: Guarded, settings: RateLimitSettings) -> Refusal | None:
         """Count the socket in, if it may come in, and set its budgets and its size."""
         refusal = await _admit(socket, settings, self.clock)
         if refusal is None:
+            # Once more: an override may have come meanwhile, and has passed by a guard that enforces nothing yet.
+            settings = get_settings()
             socket.guard.enforce(max_message_bytes=settings.max_message_bytes, **_budgets(settings))
         return refusal
 

@@ -1,7 +1,8 @@
-"""Who is not let in."""
+"""What operators decide while the servers run: who is not let in, and which settings are others than those deployed."""
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime
 
 from django.conf import settings
@@ -87,3 +88,32 @@ class Ban(models.Model):
     def in_force(self, now: datetime | None = None) -> bool:
         """Return whether this ban keeps somebody out at ``now``, or at this moment."""
         return self.until is None or self.until > (now or timezone.now())
+
+
+class Override(models.Model):
+    """A setting that an operator has set apart from what is deployed, for all processes."""
+
+    name = models.CharField(_("setting"), max_length=100, primary_key=True)
+    value = models.JSONField(_("value"))
+    version = models.UUIDField(default=uuid.uuid4, editable=False)
+    """Another one each time it is set, so that whoever changes it can say what he has seen."""
+    by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("by"),
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+    )
+    set_at = models.DateTimeField(_("set"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("override")
+        verbose_name_plural = _("overrides")
+        ordering = ("name",)
+        # It is seen and changed as a setting, on the page of the settings.
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.name

@@ -44,6 +44,7 @@ class RealtimeSettings(AppSettings):
         unit="seconds",
         above=0,
         maximum=3600,
+        live=True,
     )
     heartbeat_timeout: float = setting(
         60.0,
@@ -51,30 +52,35 @@ class RealtimeSettings(AppSettings):
         unit="seconds",
         above=0,
         maximum=86400,
+        live=True,
     )
     heartbeat_type: str = setting(
         "auto",
         "`ping` uses protocol pings, `message` sends `system.ping`, `auto` pings where the server can and sends"
         " messages where it cannot.",
         choices=("auto", "ping", "message"),
+        live=True,
     )
     idle_timeout: float = setting(
         0.0,
         "A socket that has sent no message of its own for this long is closed with 4408.",
         unit="seconds",
         minimum=0,
+        live=True,
     )
     max_connection_age: float = setting(
         0.0,
         "A socket that has been open this long is closed with 1012, to come back.",
         unit="seconds",
         minimum=0,
+        live=True,
     )
     max_client_errors: int = setting(
         10,
         "Bad messages in a row after which the socket is closed with 4400. 0 never closes.",
         unit="messages",
         minimum=0,
+        live=True,
     )
     handler_concurrency: int = setting(
         1,
@@ -82,9 +88,14 @@ class RealtimeSettings(AppSettings):
         unit="handlers",
         minimum=1,
         maximum=1000,
+        live=True,
     )
     handler_timeout: float = setting(
-        30.0, "A handler that takes longer is cancelled and the client told so.", unit="seconds", minimum=0
+        30.0,
+        "A handler that takes longer is cancelled and the client told so.",
+        unit="seconds",
+        minimum=0,
+        live=True,
     )
     max_inbound_messages: int = setting(
         32,
@@ -93,7 +104,11 @@ class RealtimeSettings(AppSettings):
         minimum=1,
     )
     max_outbound_bytes: int = setting(
-        1024 * 1024, "Bytes that may wait for a socket that reads too slowly.", unit="bytes", minimum=1024
+        1024 * 1024,
+        "Bytes that may wait for a socket that reads too slowly.",
+        unit="bytes",
+        minimum=1024,
+        live=True,
     )
     slow_consumer: str | Mapping[str, str] = setting(
         "disconnect",
@@ -102,10 +117,15 @@ class RealtimeSettings(AppSettings):
         ' several patterns of room names, the first match wins: `{"ticker-*": "coalesce", "*": "disconnect"}`.',
         choices=("disconnect", "drop_oldest", "drop_newest", "coalesce"),
         validate=_order_of_patterns,
+        live=True,
     )
-    max_rooms: int = setting(100, "Rooms one connection may be in.", unit="rooms", minimum=1)
+    max_rooms: int = setting(100, "Rooms one connection may be in.", unit="rooms", minimum=1, live=True)
     max_session_data_bytes: int = setting(
-        64 * 1024, "Data one connection may keep with `set_session`, as JSON.", unit="bytes", minimum=0
+        64 * 1024,
+        "Data one connection may keep with `set_session`, as JSON.",
+        unit="bytes",
+        minimum=0,
+        live=True,
     )
     max_memory_per_connection: int = setting(
         0,
@@ -113,6 +133,7 @@ class RealtimeSettings(AppSettings):
         " more is closed with 4503.",
         unit="bytes",
         minimum=0,
+        live=True,
     )
     max_total_memory: int = setting(
         0,
@@ -120,12 +141,14 @@ class RealtimeSettings(AppSettings):
         " sockets are closed with 4503 until it is enough.",
         unit="bytes",
         minimum=0,
+        live=True,
     )
     memory_eviction_policy: str = setting(
         "lru",
         "Which sockets are closed above `REALTIME_MAX_TOTAL_MEMORY`: `lru` those whose client has sent no message"
         " for longest, `fifo` the oldest, `largest` those that hold most.",
         choices=("lru", "fifo", "largest"),
+        live=True,
     )
     memory_check_interval: float = setting(
         60.0,
@@ -133,15 +156,17 @@ class RealtimeSettings(AppSettings):
         unit="seconds",
         above=0,
         maximum=3600,
+        live=True,
     )
     max_queue_size: int = setting(
         10000,
         "Publishes that may wait in one process; beyond it publishing raises.",
         unit="publishes",
         minimum=1,
+        live=True,
     )
     max_concurrent_broadcast: int = setting(
-        1000, "Sockets a publish serves before other work gets a turn.", unit="sockets", minimum=1
+        1000, "Sockets a publish serves before other work gets a turn.", unit="sockets", minimum=1, live=True
     )
     max_concurrent_cleanup: int = setting(
         100, "Sockets closed at once when many have to be.", unit="sockets", minimum=1
@@ -152,6 +177,7 @@ class RealtimeSettings(AppSettings):
         unit="seconds",
         above=0,
         maximum=3600,
+        live=True,
     )
     drain_timeout: float = setting(
         30.0,
@@ -159,14 +185,18 @@ class RealtimeSettings(AppSettings):
         unit="seconds",
         minimum=0,
         maximum=3600,
+        live=True,
     )
-    drain_batch: int = setting(200, "Sockets closed together while draining.", unit="sockets", minimum=1)
+    drain_batch: int = setting(
+        200, "Sockets closed together while draining.", unit="sockets", minimum=1, live=True
+    )
     reconnect_spread: float = setting(
         10.0,
         "Sockets sent away by a drain are asked to come back spread over this long.",
         unit="seconds",
         minimum=0,
         maximum=3600,
+        live=True,
     )
 
     engine: str = setting(
@@ -249,6 +279,7 @@ class RealtimeSettings(AppSettings):
         unit="seconds",
         minimum=1,
         maximum=3600,
+        live=True,
     )
 
     registry_sync_interval: float = setting(
@@ -258,6 +289,7 @@ class RealtimeSettings(AppSettings):
         unit="seconds",
         above=0,
         maximum=60,
+        live=True,
     )
 
     history_size: int | Mapping[str, int] = setting(
@@ -276,6 +308,7 @@ class RealtimeSettings(AppSettings):
         minimum=1,
         maximum=30 * 86400,
         validate=_order_of_patterns,
+        live=True,
     )
     history_check_interval: float = setting(
         5.0,
@@ -283,6 +316,7 @@ class RealtimeSettings(AppSettings):
         unit="seconds",
         above=0,
         maximum=3600,
+        live=True,
     )
     history_cache_bytes: int = setting(
         32 * 1024 * 1024,
@@ -300,8 +334,8 @@ class RealtimeSettings(AppSettings):
     )
     session_save_interval: float = setting(
         10.0,
-        "How often the session of an open socket is written while it changes; it is written in any case when the socket"
-        " closes.",
+        "How often the session of an open socket is written while its data changes. In any case it is written when the"
+        " socket opens, enters or leaves a room, and closes.",
         unit="seconds",
         minimum=0,
         maximum=3600,
@@ -312,6 +346,7 @@ class RealtimeSettings(AppSettings):
         unit="seconds",
         minimum=0,
         maximum=86400,
+        live=True,
     )
 
     def conflicts(self) -> Iterator[Problem]:
@@ -322,6 +357,7 @@ class RealtimeSettings(AppSettings):
                 f"REALTIME_HEARTBEAT_TIMEOUT is {self.heartbeat_timeout:g} seconds and REALTIME_HEARTBEAT_INTERVAL"
                 f" {self.heartbeat_interval:g}.",
                 "The timeout must be longer, or healthy sockets are closed before they are asked.",
+                ("REALTIME_HEARTBEAT_TIMEOUT", "REALTIME_HEARTBEAT_INTERVAL"),
             )
 
 

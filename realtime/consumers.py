@@ -33,6 +33,7 @@ from realtime.inflow import Inflow, later, passed
 from realtime.layer import OwnChannel
 from realtime.limits import Limits
 from realtime.once import Once, handling
+from realtime.overrides import adopt
 from realtime.rooms import MAX_NAME, Room
 from realtime.sessions import MAX_TOKEN, RoomPlace
 from realtime.stepping import Rest, step
@@ -217,7 +218,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         await self.node.hub.leave(self.connection, room)
         self.connection.say("left", {"room": room})
         self.connection.places.pop(room, None)
-        self.node.sessions.changed(self.connection)
+        self.node.sessions.changed(self.connection, rooms=True)
 
     async def send_event(self, type: str, data: Any = None) -> None:
         """Send ``{"type", "data", "ts"}`` to this client; waits while it reads too slowly."""
@@ -564,7 +565,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             self.connection.close(BAD_MESSAGES)
 
     def _errors_left(self) -> int | None:
-        budget = self._settings.max_client_errors
+        budget = get_settings().max_client_errors
         return max(budget - self._errors_in_row, 0) if budget else None
 
     def _tell(self, running: _Running, error: ClientError, left: int | None) -> None:
@@ -590,7 +591,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         for own in (handler.timeout if handler is not None else None, self.limits.handler_timeout):
             if own is not None:
                 return own
-        return self._settings.handler_timeout
+        return get_settings().handler_timeout
 
     # Opening and closing.
 
@@ -609,6 +610,9 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         self.node.counters.connections += 1
         self.node.registry.add(connection)
         self.node.heartbeat.track(connection)
+        if (settings := get_settings()) is not self._settings:
+            # Changed since the handshake began, when nobody could find this socket.
+            adopt(connection, settings)
         self._welcome(problem)
         logger.info(
             "socket opened",
@@ -630,7 +634,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             "session": sessions.token(connection),
             "user": self.user_label,
             "resumed": self.is_resumed,
-            "heartbeat": self._settings.heartbeat_interval,
+            "heartbeat": get_settings().heartbeat_interval,
             "limits": self._limits_told(),
             "node": self.node.name,
             "version": envelope.VERSION,
@@ -688,7 +692,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         try:
             rest = step(self.disconnect(code))
             if rest is not None:
-                async with asyncio.timeout(self._settings.handler_timeout or None):
+                async with asyncio.timeout(get_settings().handler_timeout or None):
                     await rest
         except StopConsumer:
             pass
@@ -767,7 +771,8 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         left_behind, self._left_behind = self._left_behind, {}
         self._missed.update(asked)
         named = list(dict.fromkeys((*left_behind, *asked)))
-        names, too_many = named[: self._settings.max_rooms], named[self._settings.max_rooms :]
+        most = get_settings().max_rooms
+        names, too_many = named[:most], named[most:]
         done = await asyncio.gather(
             *(self._enter_again(name, left_behind.get(name)) for name in names), return_exceptions=True
         )
@@ -779,7 +784,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
                 if not isinstance(problem, ClientError):
                     logger.error("room not entered again", client=self.client_id, room=name, exc_info=problem)
         self._missed.clear()
-        self.node.sessions.changed(self.connection)
+        self.node.sessions.returned(self.connection)
         await self.resumed()
 
     async def _enter_again(self, name: str, before: RoomPlace | None) -> None:
@@ -804,7 +809,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
 
     def _keep_place(self, room: str, place: RoomPlace) -> None:
         self.connection.places[room] = place
-        self.node.sessions.changed(self.connection)
+        self.node.sessions.changed(self.connection, rooms=True)
 
     # The channel layer.
 

@@ -17,7 +17,7 @@ from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.db import close_old_connections
 
-from ratelimit import bans
+from ratelimit import bans, overrides
 from realtime import handlers
 from realtime.census import Census
 from realtime.conf import get_settings
@@ -32,8 +32,8 @@ from realtime.resumption import Sessions
 from realtime.state import State, open_state
 from realtime.supervisor import Supervisor, TaskState
 
-BAN_CHECK_INTERVAL = 5.0
-"""Seconds after which a ban made by another process closes the sockets it is about."""
+TABLE_CHECK_INTERVAL = 5.0
+"""Seconds after which a ban or an override of another process counts here at the latest, if the news of it was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Node:
 
     async def _keep_house(self) -> None:
         """Once a second: a sample for the rates, and the things that cost a thread and so are not done per message."""
-        bans_checked = 0.0
+        checked = 0.0
         while True:
             now = time.monotonic()
             counters = self.counters
@@ -155,9 +155,10 @@ class Node:
             if self.database_used:
                 self.database_used = False
                 await sync_to_async(close_old_connections)()
-            if now - bans_checked >= BAN_CHECK_INTERVAL and apps.is_installed("ratelimit"):
-                bans_checked = now
+            if now - checked >= TABLE_CHECK_INTERVAL and apps.is_installed("ratelimit"):
+                checked = now
                 await bans.refresh()
+                await overrides.refresh()
             await asyncio.sleep(1.0)
 
 

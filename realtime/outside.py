@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from ratelimit import overrides
 from realtime.conf import get_settings
 from realtime.counters import Counters
 from realtime.courier import Courier, crossing_layer
@@ -17,6 +18,8 @@ from realtime.state import State, open_state
 
 T = TypeVar("T")
 
+TABLE_CHECK_INTERVAL = 5.0
+"""Seconds after which an override of a setting that another process has made counts here."""
 _PATIENCE = 2.0
 """Seconds that a process waits for this loop when it ends: nothing of value is left in it."""
 
@@ -32,11 +35,13 @@ class Outside:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        overrides.watch.read_once()
         self.state: State
         self._courier: Courier
         self._loop = asyncio.new_event_loop()
         # Before anything else can be asked of the loop.
         self._sender = self._loop.create_task(self._begin())
+        self._reader = self._loop.create_task(self._keep_reading())
         self._thread = threading.Thread(target=self._run, name="realtime.outside", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -62,17 +67,24 @@ class Outside:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
         self._sender.cancel()
+        self._reader.cancel()
         self._loop.run_until_complete(self._end())
         self._loop.close()
 
     async def _begin(self) -> None:
         self.state = open_state(get_settings().state_url)
         # Who publishes is told at once: nobody here could see to it later.
-        self._courier = Courier(crossing_layer(), Counters(), patience=0.0)
+        self._courier = Courier(crossing_layer(self.state), Counters(), patience=0.0)
         await self._courier.run()
 
+    async def _keep_reading(self) -> None:
+        """Look at the overridden settings now and then: no news comes here."""
+        while True:
+            await asyncio.sleep(TABLE_CHECK_INTERVAL)
+            await overrides.refresh()
+
     async def _end(self) -> None:
-        await asyncio.gather(self._sender, return_exceptions=True)
+        await asyncio.gather(self._sender, self._reader, return_exceptions=True)
         await self.state.aclose()
         layer = crossing_layer()
         if hasattr(layer, "close_pools"):

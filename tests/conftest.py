@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ratelimit import overrides
+from ratelimit.appsettings import use_overrides
 from tests import machine, redisserver
 
 _LEFT_OUT = pytest.StashKey[list[str]]()
@@ -47,6 +49,15 @@ def _found(marker: str) -> Path:
     if need.path is None:
         pytest.fail(f"This machine has {need.missing}.", pytrace=False)
     return need.path
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_overridden() -> Iterator[None]:
+    """What a test has overridden is gone with its database, and has to be forgotten too."""
+    yield
+    if overrides.watch.table:
+        overrides.watch.table = {}
+        use_overrides({})
 
 
 @pytest.fixture(scope="session")

@@ -67,12 +67,13 @@ def test_every_table_is_in_the_documentation():
 
 
 @pytest.mark.parametrize("cls", generate.SETTINGS, ids=lambda cls: cls.app)
-def test_table_gives_name_default_unit_and_text_of_every_setting(cls):
+def test_table_gives_name_default_unit_change_and_text_of_every_setting(cls):
     rows = generate.blocks()[f"settings {cls.app}"].splitlines()[2:]
     assert len(rows) == len(cls.names())
     for row, (name, field) in zip(rows, cls.names().items(), strict=True):
-        shown_name, default, unit, text = (cell.strip() for cell in row.strip("|").split(" | "))
+        shown_name, default, unit, change, text = (cell.strip() for cell in row.strip("|").split(" | "))
         assert (shown_name, unit) == (f"`{name}`", field.metadata["unit"])
+        assert change == ("live" if field.metadata["live"] and not field.metadata["secret"] else "restart")
         assert field.metadata["doc"] in text
         assert (
             default.strip("`") == '""'

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import daphne.server
 from twisted.internet import defer
 from twisted.internet import reactor as installed_reactor
 
+from ratelimit import overrides
 from realtime import nodes
 from realtime.close_codes import CloseReason
 from realtime.conf import get_settings
@@ -63,7 +66,8 @@ class Server(daphne.server.Server):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        sizes = message_limits(self.websocket_max_message_size, self.websocket_max_frame_size)
+        self._sizes_said = (self.websocket_max_message_size, self.websocket_max_frame_size)
+        sizes = message_limits(*self._sizes_said)
         self.websocket_max_message_size: int = sizes[0]
         self.websocket_max_frame_size: int = sizes[1]
         self.draining = False
@@ -101,10 +105,12 @@ class Server(daphne.server.Server):
         self.look_around()
         self.native = native_half(self)
         _settle()
+        overrides.watch.on_change.append(self._overridden)
         try:
             super().run()
             _end_tasks(reactor._asyncioEventloop)
         finally:
+            overrides.watch.on_change.remove(self._overridden)
             self._finished.set()
 
     def look_around(self) -> None:
@@ -117,6 +123,30 @@ class Server(daphne.server.Server):
         if self.native is not None:
             self.native.take(port)
         super().listen_success(port)
+
+    # The size of messages, which is refused before it is read.
+
+    def _overridden(self, stored: dict[str, Any]) -> None:
+        """Hear, in any thread, that settings are others now."""
+        # A loop that is closed serves nobody.
+        with contextlib.suppress(RuntimeError):
+            reactor._asyncioEventloop.call_soon_threadsafe(self.limit_messages)
+
+    def limit_messages(self) -> None:
+        """Hold all sockets to the settings as they are now, unless the command line or their route says otherwise."""
+        sizes = message_limits(*self._sizes_said)
+        if sizes == (self.websocket_max_message_size, self.websocket_max_frame_size):
+            return
+        self.websocket_max_message_size, self.websocket_max_frame_size = sizes
+        self.ws_factory.setProtocolOptions(maxMessagePayloadSize=sizes[0], maxFramePayloadSize=sizes[1])
+        links: list[Any] = [protocol.link for protocol in self.websockets() if protocol.is_connected]
+        if self.native is not None:
+            engine = self.native.engine
+            engine.options = replace(engine.options, max_message_bytes=sizes[0])
+            links.extend(engine.sockets)
+        for link in links:
+            if link.listener is None or link.listener.limits.max_message_bytes is None:
+                link.limit_messages(sizes[0])
 
     # Applications.
 

@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent
 POLL = 0.02
 """Seconds between two looks at something that cannot be waited for."""
+NO_TABLES = "overrides not read\n"
+"""What a command says whose settings are those of a test, with a database that has no tables."""
 
 
 def free_port() -> int:

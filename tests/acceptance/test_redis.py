@@ -15,7 +15,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
-from tests.acceptance.processes import ServerProcess, daphne, free_port, manage, run
+from tests.acceptance.processes import NO_TABLES, ServerProcess, daphne, free_port, manage, run
 from tests.redisserver import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -98,7 +98,7 @@ async def test_a_management_command_reaches_the_sockets_of_all_processes(redis_s
                 "shell", "--no-startup", "--no-imports", "-c", code.format(id=welcome["client_id"])
             )
             ended = await asyncio.to_thread(run, shell, command(redis_server))
-            assert (ended.code, ended.stderr) == (0, "")
+            assert (ended.code, ended.stderr) == (0, NO_TABLES)
             for connection in (here, there):
                 assert await expect(connection, "said") == "from the shell"
                 assert await expect(connection, "note") == "to all"

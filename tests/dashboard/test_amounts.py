@@ -69,6 +69,7 @@ def test_counted_noun_agrees_with_its_number():
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
+        ({"chat.*": 100}, "messages", '{"chat.*": 100}'),
         (True, "", "on"),
         (False, "", "off"),
         (1, "seconds", "1 second"),

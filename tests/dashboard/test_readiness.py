@@ -35,9 +35,9 @@ def test_draining_process_is_not(monkeypatch):
 @pytest.mark.django_db
 def test_missing_migration_is_a_reason_until_it_is_applied():
     recorder = MigrationRecorder(connections["default"])
-    recorder.record_unapplied("dashboard", "0001_initial")
+    recorder.record_unapplied("dashboard", "0002_override")
     assert list(readiness.reasons()) == ["migrations are missing: run manage.py migrate"]
-    recorder.record_applied("dashboard", "0001_initial")
+    recorder.record_applied("dashboard", "0002_override")
     assert list(readiness.reasons()) == []
 
 

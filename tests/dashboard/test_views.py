@@ -142,5 +142,8 @@ def test_config_shows_every_setting_and_no_secret(staff):
         "source": "default",
         "unit": "messages",
         "doc": limit["doc"],
+        "live": True,
+        "deployed": 60,
+        "ignored": "",
     }
     assert "REALTIME_HEARTBEAT_INTERVAL" in settings

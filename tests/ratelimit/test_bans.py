@@ -15,7 +15,7 @@ from django.contrib.auth.models import User as DjangoUser
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
-from ratelimit import bans
+from ratelimit import bans, watches
 from ratelimit.bans import BanTable, BanWatch
 from ratelimit.middleware import RateLimit
 from ratelimit.models import Ban
@@ -148,7 +148,7 @@ class TestWatch:
     async def test_a_slow_database_holds_nobody_up_for_ever(self, monkeypatch):
         watch, let_go = BanWatch(), threading.Event()
         watch.read = lambda: let_go.wait(10)
-        monkeypatch.setattr(bans, "_PATIENCE", 0.01)
+        monkeypatch.setattr(watches, "PATIENCE", 0.01)
         started = time.monotonic()
         await watch.current(0)
         assert time.monotonic() - started < 5

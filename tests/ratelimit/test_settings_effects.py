@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from channels.db import database_sync_to_async
 
-from ratelimit import bans
+from ratelimit import watches
 from ratelimit.middleware import RateLimit
 from ratelimit.models import Ban
 from tests.ratelimit.visitors import Echo, User, Visitor, gone
@@ -243,7 +243,7 @@ async def test_ipv6_prefix(app, settings, prefix, is_same):
 @pytest.mark.django_db(transaction=True)
 async def test_ban_refresh(app, settings, monkeypatch):
     now = 1000.0
-    monkeypatch.setattr(bans.time, "monotonic", lambda: now)
+    monkeypatch.setattr(watches.time, "monotonic", lambda: now)
     settings.RATELIMIT_BAN_REFRESH = 30
     await gone(await let_in(app))
     # As another process would: nothing in this one hears of it.

@@ -32,7 +32,7 @@ class Layer:
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
     layer = Layer()
-    monkeypatch.setattr(module, "crossing_layer", lambda: layer)
+    monkeypatch.setattr(module, "crossing_layer", lambda state=None: layer)
     return layer
 
 

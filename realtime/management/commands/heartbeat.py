@@ -12,6 +12,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ratelimit import overrides
 from ratelimit.logs import get_logger
 from realtime import publish
 from realtime.checks import split_rooms
@@ -49,6 +50,7 @@ class Command(BaseCommand):
                 " Configure CHANNEL_LAYERS with channels_redis, or let the servers beat themselves with"
                 " REALTIME_HEARTBEAT_ENABLED = True."
             )
+        overrides.watch.read_once()
         asyncio.run(_beat_until_stopped(every))
 
 
@@ -86,6 +88,8 @@ async def _do_chores(chores: Chores) -> None:
         # A state that is away says so itself.
         with contextlib.suppress(StateUnavailable):
             await chores.turn(lease)
+        # No news comes here; the lease is the only setting this goes by.
+        await overrides.refresh()
         await asyncio.sleep(lease / RENEWALS)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from channels.exceptions import ChannelFull
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ratelimit import overrides
 from realtime import publish
 from realtime.checks import split_rooms
 from realtime.errors import PublishError
@@ -36,6 +37,7 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{reason} No server would hear of it. Configure CHANNEL_LAYERS with channels_redis."
             )
+        overrides.watch.read_once()
         try:
             result = publish.publish_sync(room, type, decoded)
         except (PublishError, ValueError, ChannelFull, OSError) as error:

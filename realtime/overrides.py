@@ -1,0 +1,65 @@
+"""Overridden settings in what is open already: sockets, rooms and deadlines that were made with the values before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+from ratelimit import overrides
+from realtime import nodes
+from realtime.conf import RealtimeSettings, get_settings
+from realtime.connections import Connection
+from realtime.nodes import Node
+from realtime.outbox import policy_of
+from realtime.rooms import Room, history_of
+
+AT_ONCE: Final = 500
+"""Sockets or rooms that are brought up to date before other work gets a turn."""
+
+
+def follow() -> None:
+    """Bring what is open up to date whenever an override changes. May be called again."""
+    if bring_up_to_date not in overrides.watch.on_change:
+        overrides.watch.on_change.append(bring_up_to_date)
+
+
+def bring_up_to_date(stored: dict[str, Any]) -> None:
+    """Have what is open in this process be as the settings are now. Callable from any thread."""
+    history_of.cache_clear()
+    for node in nodes.live():
+        # A loop that has just been closed has no open sockets left.
+        with contextlib.suppress(RuntimeError):
+            node.loop.call_soon_threadsafe(_begin, node, get_settings())
+
+
+def adopt(connection: Connection, settings: RealtimeSettings) -> None:
+    """Give a socket the bounds of its outgoing messages, and look after it as patiently as the settings say."""
+    connection.outbox.max_bytes = settings.max_outbound_bytes
+    connection.outbox.policy = policy_of(settings.slow_consumer)
+    heartbeat = connection.node.heartbeat
+    heartbeat.forget(connection)
+    heartbeat.track(connection)
+
+
+def _begin(node: Node, settings: RealtimeSettings) -> None:
+    _go_on(node.loop, settings, iter(node.registry), iter(list(node.hub.rooms.values())))
+
+
+def _go_on(
+    loop: asyncio.AbstractEventLoop,
+    settings: RealtimeSettings,
+    connections: Iterator[Connection],
+    rooms: Iterator[Room],
+) -> None:
+    """Do some, and the others in later turns."""
+    some, other = list(islice(connections, AT_ONCE)), list(islice(rooms, AT_ONCE))
+    for connection in some:
+        if not connection.closed:
+            adopt(connection, settings)
+    for room in other:
+        room.policy = policy_of(settings.slow_consumer, room.name)
+    if some or other:
+        loop.call_soon(_go_on, loop, settings, connections, rooms)

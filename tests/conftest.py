@@ -67,6 +67,12 @@ def chromium_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def nginx_path() -> Path:
+    """The nginx of this machine. Mark the test ``nginx``."""
+    return _found("nginx")
+
+
+@pytest.fixture(scope="session")
 def redis_server() -> Iterator[redisserver.RedisServer]:
     """A real Redis, the same one for the whole run. Mark the test ``redis``."""
     with redisserver.running(_found("redis")) as server:

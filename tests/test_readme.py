@@ -14,7 +14,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -396,6 +396,67 @@ async def test_three_nodes_are_started_used_and_restarted_as_the_document_says(m
                 welcome = (await expect(back, "system.welcome"))["data"]
                 assert (welcome["resumed"], welcome["client_id"]) == (True, welcomes[1]["client_id"])
                 assert (await expect(back, "chat.line"))["data"]["text"] == "meanwhile"
+
+
+def nginx(path: Path, folder: Path, document: str, ports: Mapping[str, int]) -> ServerProcess:
+    """Return nginx with the configuration of a document, on free ports: ``80`` is its own."""
+    (block,) = (block for block in BLOCKS if (block.document, block.language) == (document, "nginx"))
+    code = (
+        block.code
+        if "listen 80;" in block.code
+        else block.code.replace("server {", "server {\n    listen 80;", 1)
+    )
+    code = code.replace("listen 80;", "listen 127.0.0.1:80;")
+    code = re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda old: str(ports[old[0]]), code)
+    temporary = "".join(
+        f"{what}_temp_path {folder};\n" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        "daemon off;\nmaster_process off;\nerror_log stderr;\nevents {}\n"
+        f"pid {folder / 'nginx.pid'};\nhttp {{\naccess_log off;\n{temporary}{code}}}\n"
+    )
+    words = [str(path), "-e", "stderr", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    return ServerProcess(words, ports["80"])
+
+
+@pytest.mark.nginx
+async def test_a_server_behind_nginx_as_the_manual_has_it(mysite, server, nginx_path, tmp_path):
+    ports = {"80": free_port(), "8000": server.port}
+    with nginx(nginx_path, tmp_path, "operations.md", ports) as front:
+        async with talk(front, "/ws/chat/lobby/") as socket:
+            await expect(socket, "system.joined")
+            await socket.send('{"type": "chat.send", "data": {"text": "hello"}}')
+            assert (await expect(socket, "chat.line"))["data"]["text"] == "hello"
+        assert fetch(f"{front.url}/health/live")[0] == 200
+        assert fetch(f"{front.url}/metrics")[0] == 403
+
+
+@pytest.mark.nginx
+@pytest.mark.redis
+async def test_nodes_behind_nginx_as_the_document_has_it(mysite, redis_server, nginx_path, tmp_path):
+    """C11: no stickiness, and no request for a node that is away."""
+    ports = {old: free_port() for old in ("80", "8001", "8002", "8003")}
+    environment = {**mysite.environment, "REDIS_URL": redis_server.url}
+    with contextlib.ExitStack() as stack:
+        nodes = {}
+        for name, old in (("one", "8001"), ("three", "8003")):
+            words = [sys.executable, str(mysite.folder / "manage.py"), "serve", "--port", str(ports[old])]
+            node = ServerProcess(words, ports[old], {**environment, "REALTIME_NODE_NAME": name})
+            nodes[name] = await asyncio.to_thread(stack.enter_context, node)
+        front = stack.enter_context(nginx(nginx_path, tmp_path, "cluster.md", ports))
+        async with contextlib.AsyncExitStack() as talking:
+            clients = [await talking.enter_async_context(talk(front, "/ws/chat/lobby/")) for _ in range(4)]
+            welcomes = [(await expect(client, "system.welcome"))["data"] for client in clients]
+            assert {welcome["node"] for welcome in welcomes} == {"one", "three"}
+            for client in clients:
+                await expect(client, "system.joined")
+            gone, session = welcomes[0]["node"], welcomes[0]["session"]
+            nodes[gone].send_signal(signal.SIGTERM)
+            assert await closed(clients[0]) == 1012
+            async with talk(front, f"/ws/chat/lobby/?session={session}") as back:
+                welcome = (await expect(back, "system.welcome"))["data"]
+                assert (welcome["resumed"], welcome["node"]) == (True, ({"one", "three"} - {gone}).pop())
+        assert fetch(f"{front.url}/metrics")[0] == 403
 
 
 def test_a_job_is_followed_by_its_owner_and_by_staff(mysite):

@@ -36,6 +36,12 @@ def utf8(payload: bytes) -> str:
         raise Violation(INVALID_DATA, "text that is not UTF-8") from None
 
 
+def packed_bound(size: int) -> int:
+    """Return the most bytes that a message of ``size`` bytes may come in, compressed; 0, without bound, stays 0."""
+    # Deflate makes what cannot be compressed a little longer, and the bound is for what comes out.
+    return size and size + (size >> 6) + 64
+
+
 class Assembly:
     """
     The message of one socket that has not come whole yet.
@@ -73,7 +79,7 @@ class Assembly:
         elif self.opcode:
             raise Violation(PROTOCOL_ERROR, "a new message before the last one was complete")
         elif fin:
-            self._check_size(len(payload), packed=bool(rsv1))
+            self.check_size(len(payload), packed=bool(rsv1))
             return self._finished(opcode, payload, packed=bool(rsv1))
         else:
             self.opcode, self._packed = opcode, bool(rsv1)
@@ -81,7 +87,7 @@ class Assembly:
         return self._append(payload, last=bool(fin))
 
     def _append(self, payload: bytes, *, last: bool) -> str | bytes | None:
-        self._check_size(len(self._buffer) + len(payload), packed=self._packed)
+        self.check_size(len(self._buffer) + len(payload), packed=self._packed)
         if self._decoder is not None:
             # Checked as it comes: nobody should have to send a megabyte to learn that its start was wrong.
             try:
@@ -98,9 +104,9 @@ class Assembly:
             return whole.decode()
         return self._finished(opcode, bytes(whole), packed=packed)
 
-    def _check_size(self, size: int, *, packed: bool) -> None:
-        # Deflate makes what cannot be compressed a little longer, and the bound is for what comes out.
-        bound = self.max_bytes + (self.max_bytes >> 6) + 64 if packed else self.max_bytes
+    def check_size(self, size: int, *, packed: bool = False) -> None:
+        """Raise :class:`Violation` where a message of ``size`` bytes on the wire cannot be within the bound."""
+        bound = packed_bound(self.max_bytes) if packed else self.max_bytes
         if self.max_bytes and size > bound:
             raise Violation(TOO_BIG, f"a message of more than {self.max_bytes} bytes")
 

@@ -14,7 +14,15 @@ from realtime.frames import Frame, payload_size
 from realtime.server.deflate import Deflater, negotiate
 from realtime.server.farewell import Farewell
 from realtime.server.heads import Handshake, accepting_head, denying_head
-from realtime.server.messages import NO_CODE, Assembly, Violation, close_payload, header, read_close
+from realtime.server.messages import (
+    NO_CODE,
+    Assembly,
+    Violation,
+    close_payload,
+    header,
+    packed_bound,
+    read_close,
+)
 from realtime.server.parser import (
     CLOSE,
     CLOSE_FRAME,
@@ -399,7 +407,7 @@ class NativeWebSocket:
         self._assembly = Assembly(
             self.max_message_bytes, self._deflater.inflate if self._deflater is not None else None
         )
-        self._shared = self._engine.parsers.of(self.max_message_bytes)
+        self._share_parser()
         self._handshake = self._sock = None
         try:
             sent = _send_now(sock, head)
@@ -502,6 +510,12 @@ class NativeWebSocket:
                 # Of whom it was borrowed: what it read may have set another bound.
                 shared.replace()
                 self._keep(parser, is_empty)
+        except BaseException:
+            # A cancellation, most of all. Where it broke off, the parser holds what nobody may be given.
+            if shared.parser is parser:
+                shared.replace()
+            self._break_off()
+            raise
         finally:
             cork.pull()
 
@@ -519,8 +533,16 @@ class NativeWebSocket:
         self._engine.cork.held = True
         try:
             self._keep(parser, parser.feed(size, self))
+        except BaseException:
+            self._break_off()
+            raise
         finally:
             self._engine.cork.pull()
+
+    def _break_off(self) -> None:
+        """Drop the socket: what it sent was read in part only, and the rest cannot be found."""
+        self._parser = self._violation = None
+        self.abort()
 
     def _ended(self) -> None:
         """Nothing more comes."""
@@ -532,7 +554,12 @@ class NativeWebSocket:
         self._parser = None
         if self._violation is not None:
             (code, reason), self._violation = self._violation, None
-            self._fail(code, reason)
+            if self.phase is Phase.OPEN:
+                self._fail(code, reason)
+            elif self._stream is not None and not self._stream.is_closing:
+                # Its answer to our close frame was awaited, and that cannot be found any more.
+                self._leave(self._stream)
+                self._let_go()
         elif is_empty:
             self._shared.give_back(parser)
         elif self._stream is not None:
@@ -560,6 +587,9 @@ class NativeWebSocket:
             if (is_plain or _is_plain(frame)) and not self._assembly.opcode:
                 payload = frame.get_payload_as_utf8_text()
                 size = frame.payload_size
+                if self._deflater is not None:
+                    # The parser lets a little more pass.
+                    self._assembly.check_size(size)
             else:
                 payload = self._other(frame)
                 if payload is None:
@@ -650,17 +680,18 @@ class NativeWebSocket:
             return
         stream = self._stream
         self._begin_closing(code, reason)
-        self._stream = self._parser = None
-        Farewell(self._loop, stream)
+        self._leave(stream)
         self._tell_disconnected(code, reason)
         self._let_go()
 
+    def _leave(self, stream: Stream) -> None:
+        """Have what was written sent, and look at nothing that still comes."""
+        self._stream = self._parser = None
+        Farewell(self._loop, stream)
+
     def violated(self, code: int, reason: str) -> None:
         """The parser gave up. A frame it had read before may still follow in this very call, so the end waits for it."""
-        if self.phase is Phase.OPEN:
-            self._violation = code, reason
-        elif self.phase is Phase.CLOSING and self._stream is not None:
-            self._stream.abort()
+        self._violation = code, reason
 
     def lost(self) -> None:
         """The socket is gone."""
@@ -730,7 +761,12 @@ class NativeWebSocket:
         self.max_message_bytes = size
         if self.phase is Phase.OPEN:
             self._assembly.max_bytes = size
-            self._shared = self._engine.parsers.of(size)
+            self._share_parser()
+
+    def _share_parser(self) -> None:
+        """Read with the parser that refuses, at its header, a frame which no message within the bound can come in."""
+        size = self.max_message_bytes
+        self._shared = self._engine.parsers.of(size if self._deflater is None else packed_bound(size))
 
     def attach(self, receive: Receive, take: Take, *, as_task: bool) -> bool:
         if getattr(receive, "__self__", None) is not self or asyncio.current_task() is not self._task:

@@ -27,10 +27,10 @@ from tests.acceptance.processes import ROOT, ServerProcess
 
 pytestmark = pytest.mark.redis
 
-SCALE = 5.0
+SCALE = float(os.environ.get("SCALE", "5"))
 """
 How much faster everything goes here than with the settings a node has by itself: leases, timeouts, checks and faults
-alike, so that a fault lasts as long as it would beside them.
+alike, so that a fault lasts as long as it would beside them. 1 is as long as in life.
 """
 LEASE = 15.0 / SCALE
 STATE_TIMEOUT = 2.0 / SCALE

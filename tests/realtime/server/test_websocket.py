@@ -8,6 +8,7 @@ import gc
 import logging
 import socket
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from ratelimit.sockets import GuardedSocket
 from realtime.connections import Connection
 from realtime.consumers import RealtimeConsumer
 from realtime.frames import Frame
+from realtime.server.deflate import Policy, compress_alone
 from realtime.server.parser import Parser
 from realtime.server.websocket import NativeWebSocket, SocketClosed
 from realtime.sockets import WebSocket
@@ -216,6 +218,62 @@ async def test_bound_that_a_message_sets_leaves_nothing_of_its_socket_in_a_share
         assert shared.parser is not websocket._parser
 
 
+@pytest.mark.parametrize("part", [b"", b"\x81"], ids=["in one read", "in two"])
+async def test_frame_that_is_broken_off_takes_its_socket_along_and_nobody_else(part: bytes) -> None:
+    """A cancellation is nothing that picows would catch: it leaves a shared parser with what it had not read."""
+
+    def take(payload: str | bytes, size: int) -> Message | None:
+        raise asyncio.CancelledError
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        await (taking if scope["path"] == "/taken" else echo)(scope, receive, send)
+
+    taking = Taking(take, as_task=False)
+    broken_off: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: broken_off.append(context["exception"])
+    )
+    async with native(app) as server, await server.opened("/taken") as peer, server.connect() as other:
+        (websocket,) = [one for one in server.engine.sockets if one.scope["path"] == "/taken"]
+        await until(lambda: websocket._waiter is not None)
+        if part:
+            peer.send(part)
+            await until(lambda: websocket._parser is not None)
+        peer.send((rawclient.text("one") + rawclient.text("two") * 10 + b"\x81")[len(part) :])
+        await peer.dropped()
+        for text in ("one", "another" * 100, "last"):
+            await other.send(text)
+            assert await other.recv() == text
+        assert websocket._parser is None
+        parsers = server.engine.parsers.of(websocket.max_message_bytes)
+        assert all(parser.is_as_new for parser in (parsers.parser, *parsers._spare))
+        assert [type(error) for error in broken_off] == [asyncio.CancelledError]
+
+
+async def test_what_follows_a_close_frame_does_not_cost_the_answers_to_what_came_before() -> None:
+    async with native(echo) as server, await server.opened() as peer:
+        peer.send(rawclient.close(1000) + rawclient.text("late") + b"\x83\x80abcd")
+        assert await peer.closed() == (1000, "")
+        await peer.ended()
+
+
+async def test_nothing_is_read_after_a_violation_behind_the_message_that_made_the_application_close() -> None:
+    """Where the next frame would begin is not known, though the answer to our close frame is awaited."""
+
+    def take(payload: str | bytes, size: int) -> Message | None:
+        websocket.close(4001, "")
+        return None
+
+    taking = Taking(take, as_task=False)
+    async with native(taking) as server, await server.opened() as peer:
+        (websocket,) = server.engine.sockets
+        await until(lambda: websocket._waiter is not None)
+        peer.send(rawclient.text("close") + b"\x83\x80abcd")
+        assert await peer.closed() == (4001, "")
+        assert await peer.ended() == b""
+        assert not websocket.is_open
+
+
 async def test_parser_of_another_bound_is_not_used_again() -> None:
     app = Opened()
     async with native(app, max_message_bytes=2000) as server, await server.opened() as peer:
@@ -250,6 +308,40 @@ async def test_route_sets_the_largest_message_and_the_header_is_enough_to_refuse
             assert len((await app.receive())["bytes"]) == 2500
         else:
             peer.send(b"\x82\xfe" + (1001).to_bytes(2, "big"))
+            assert (await peer.closed())[0] == 1009
+        app.go.set()
+
+
+@pytest.mark.parametrize(
+    ("first", "size", "accepts"),
+    [
+        pytest.param(0x80 | 0x40 | Opcode.BINARY, 2000, True, id="compressed"),
+        pytest.param(0x80 | 0x40 | Opcode.BINARY, 2001, False, id="too large, compressed"),
+        pytest.param(0x80 | Opcode.TEXT, 2000, True, id="as it is"),
+        pytest.param(0x80 | Opcode.TEXT, 2001, False, id="too large, as it is"),
+    ],
+)
+@pytest.mark.parametrize("limits", [(2000,), (1000, 2000)], ids=["from the start", "by its route"])
+async def test_bound_is_for_what_the_message_is_and_not_for_its_compressed_form(
+    first: int, size: int, accepts: bool, limits: tuple[int, ...]
+) -> None:
+    """What cannot be compressed comes out longer."""
+    app = Opened()
+    offer = "Sec-WebSocket-Extensions: permessage-deflate"
+    async with (
+        native(app, max_message_bytes=limits[0], deflate=Policy()) as server,
+        await server.opened("/", offer) as peer,
+    ):
+        await app.wait()
+        app.transport.limit_messages(limits[-1])
+        payload = Random(size).randbytes(size) if first & 0x40 else b"x" * size
+        sent = compress_alone(payload, 15, 8) if first & 0x40 else payload
+        assert not first & 0x40 or len(sent) > 2000
+        peer.send(bytes((first, 0xFE)) + len(sent).to_bytes(2, "big") + bytes(4) + sent)
+        if accepts:
+            received = await app.receive()
+            assert (received.get("bytes") or received["text"].encode()) == payload
+        else:
             assert (await peer.closed())[0] == 1009
         app.go.set()
 

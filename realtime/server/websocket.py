@@ -593,7 +593,6 @@ class NativeWebSocket:
             else:
                 payload = self._other(frame)
                 if payload is None:
-                    self._lives()
                     self._count_chaff(frame)
                     return
                 size = payload_size(payload)
@@ -616,7 +615,7 @@ class NativeWebSocket:
         """Handle a control frame, or return the message that a frame completes."""
         kind = frame.msg_type
         if kind is not PING and kind is not PONG and kind is not CLOSE:
-            return self._assembly.feed(
+            message = self._assembly.feed(
                 cast("int", kind),
                 frame.get_payload_as_bytes(),
                 fin=frame.fin,
@@ -624,6 +623,10 @@ class NativeWebSocket:
                 rsv2=frame.rsv2,
                 rsv3=frame.rsv3,
             )
+            if message is None:
+                self._lives()
+            return message
+        self._lives()
         if frame.rsv1 | frame.rsv2 | frame.rsv3:
             raise Violation(1002, "a reserved bit is set")
         self._control(kind, frame.get_payload_as_bytes())

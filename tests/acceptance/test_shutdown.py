@@ -127,6 +127,9 @@ async def test_sigterm_right_after_an_upgrade(tmp_path: Path, application: str, 
 
 async def test_sigterm_with_nobody_there_ends_at_once(tmp_path: Path) -> None:
     with daphne_serving(tmp_path) as server:
+        # daphne listens some milliseconds before it minds signals; who is served knows that it does.
+        async with connect(f"{server.ws}/note"):
+            pass
         assert_orderly(server.stop(), seconds=2)
 
 

@@ -91,9 +91,8 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def running(contender: Contender) -> Iterator[Nodes]:
-    """Run a Redis and nodes on the servers' core, until the block ends."""
-    core = (servers.cores() or (None, None))[0]
+def running(contender: Contender, core: int | None) -> Iterator[Nodes]:
+    """Run a Redis and nodes on ``core``, until the block ends."""
     with contextlib.ExitStack() as stack:
         redis = stack.enter_context(redisserver.running(core))
         shared = {"DJANGO_SETTINGS_MODULE": "benchmarks.served.clustered", "BENCH_REDIS": redis.url}
@@ -107,10 +106,10 @@ def running(contender: Contender) -> Iterator[Nodes]:
 Load = Callable[[Nodes], Coroutine[Any, Any, dict[str, Any]]]
 
 
-def measure(contender: Contender, load: Load) -> dict[str, Any]:
-    """Measure once with fresh servers. What goes wrong is in the ``problems`` of what is returned."""
+def measure(contender: Contender, load: Load, core: int | None) -> dict[str, Any]:
+    """Measure once with fresh servers on ``core``. What goes wrong is in the ``problems`` of what is returned."""
     try:
-        with running(contender) as nodes, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with running(contender, core) as nodes, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             taken = runner.run(load(nodes))
             taken["problems"] += nodes.ended()
             return taken
@@ -118,12 +117,12 @@ def measure(contender: Contender, load: Load) -> dict[str, Any]:
         return {"problems": [str(error)]}
 
 
-def compare(contenders: Sequence[Contender], turns: int, load: Load) -> Turns:
-    """Measure the contenders in turns."""
+def compare(contenders: Sequence[Contender], turns: int, load: Load, core: int | None) -> Turns:
+    """Measure the contenders in turns, their servers on ``core``."""
     found: Turns = {contender.key: [] for contender in contenders}
     for turn in range(1, turns + 1):
         for contender in contenders:
-            taken = measure(contender, load)
+            taken = measure(contender, load, core)
             found[contender.key].append(taken)
             shown = {name: taken[name] for name in taken if name not in ("commands", "answers")}
             print(f"  {turn}. {contender.name:<45} {shown}", flush=True)
@@ -315,14 +314,16 @@ def main() -> int:
     """Measure, keep the result, and say what was missed or went wrong; the exit code is 1 then."""
     options = parsed()
     servers.raise_file_limit()
-    if (cores := servers.cores()) is not None:
-        os.sched_setaffinity(0, {cores[1]})
+    core, own = servers.cores() or (None, None)
+    if own is not None:
+        os.sched_setaffinity(0, {own})
     groups: dict[str, Turns] = {}
     for name in options.only:
         contenders, loading = GROUPS[name]
         print(name, flush=True)
         # What is not compared is measured once.
-        groups[name] = compare(contenders, options.turns if len(contenders) > 1 else 1, loading(options))
+        turns = options.turns if len(contenders) > 1 else 1
+        groups[name] = compare(contenders, turns, loading(options), core)
     told = {name: getattr(options, name) for name in ("turns", "seconds", "rate", "clients", "idle", "hold")}
     result = {"options": told, "groups": groups}
     path = results.write("cluster", result, options.json)

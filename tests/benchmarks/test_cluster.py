@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from benchmarks import cluster, crowd, load, redisserver, report
+from benchmarks import cluster, crowd, load, redisserver, report, servers
 from docs.generate import ROOT
 
 Handle = Callable[[ServerConnection], Awaitable[None]]
@@ -283,3 +284,25 @@ def test_a_group_that_there_is_not_is_refused(capsys):
     with pytest.raises(SystemExit):
         cluster.parsed(["--only", "broadcast,broadcats"])
     assert "there is no broadcats" in capsys.readouterr().err
+
+
+@pytest.mark.redis
+def test_nodes_and_redis_have_a_core_that_the_load_has_not(monkeypatch, tmp_path):
+    """Whose own process is pinned first, and would pass its core on."""
+    seen = []
+
+    async def look(nodes):
+        seen.extend(os.sched_getaffinity(one.process.pid) for one in nodes._every)
+        seen.append(os.sched_getaffinity(0))
+        return {"problems": []}
+
+    before = os.sched_getaffinity(0)
+    first, last = servers.cores() or (min(before), min(before))
+    monkeypatch.setitem(cluster.GROUPS, "idle", (cluster.GROUPS["idle"][0], lambda options: look))
+    monkeypatch.setattr(cluster, "block", lambda result: "")
+    monkeypatch.setattr("sys.argv", ["cluster", "--only", "idle", "--json", str(tmp_path / "result.json")])
+    try:
+        cluster.main()
+    finally:
+        os.sched_setaffinity(0, before)
+    assert seen == [{first}] * 3 + [{last}]

@@ -90,13 +90,15 @@ class Meter:
 
     """
 
-    __slots__ = ("arrival", "depth", "interval")
+    __slots__ = ("arrival", "depth", "interval", "most")
 
     def __init__(self, limit: float, window: float, multiplier: float = 1.0) -> None:
         self.interval = window / limit if limit else 0.0
         """Seconds that one unit takes to come back."""
         self.depth = window * multiplier if limit else math.inf
         """Seconds that an empty bucket takes to become full."""
+        self.most = self.depth + _SLACK
+        """Seconds that ``arrival`` may be ahead."""
         self.arrival = -math.inf
 
     def wait(self, now: float, cost: float = 1.0) -> float:
@@ -106,10 +108,10 @@ class Meter:
         Nothing is charged. A cost above what the bucket holds counts as a full bucket: it could never pass.
 
         """
-        ahead = self._ahead(now) + self._length(cost) - self.depth
-        if ahead <= _SLACK:
+        ahead = self._ahead(now) + self._length(cost)
+        if ahead <= self.most:
             return 0.0
-        return math.ceil(ahead * 1000) / 1000
+        return math.ceil((ahead - self.depth) * 1000) / 1000
 
     def charge(self, now: float, cost: float = 1.0) -> None:
         """Let ``cost`` units pass at ``now``; legal after :meth:`wait` returned 0 for them."""
@@ -126,7 +128,7 @@ class Meter:
         """Return how many units may pass at ``now``; ``None`` if the meter is off."""
         if not self.interval:
             return None
-        return max(0, math.floor((self.depth - self._ahead(now) + _SLACK) / self.interval))
+        return max(0, math.floor((self.most - self._ahead(now)) / self.interval))
 
     def _ahead(self, now: float) -> float:
         return self.arrival - now if self.arrival > now else 0.0
@@ -205,7 +207,7 @@ class Allowance:
         if arrival < now:
             arrival = now
         arrival += meter.interval
-        if arrival - now > meter.depth + _SLACK:
+        if arrival - now > meter.most:
             return self._violation(self._system if system else self._ordinary, size, now)
         if flow is not None:
             full = flow.arrival
@@ -213,7 +215,7 @@ class Allowance:
                 full = now
             length = size * flow.interval
             full += length if length < flow.depth else flow.depth  # noqa: FURB136 - min() is a call
-            if full - now > flow.depth + _SLACK:
+            if full - now > flow.most:
                 return self._violation(self._system if system else self._ordinary, size, now)
             flow.arrival = full
         meter.arrival = arrival

@@ -57,7 +57,7 @@ class Neighbour:
         self._process.communicate()
 
     def stop(self) -> list[Answer]:
-        """Return every answer there was."""
+        """Ask once more, so that no moment was too short to be seen; return every answer there was."""
         output, _ = self._process.communicate(timeout=30)
         return [Answer(*figures) for figures in json.loads(output)]
 
@@ -68,13 +68,14 @@ def p99(times: list[float]) -> float:
 
 
 def _talk(port: int) -> None:
-    """Echo until the standard input is closed, then print the times."""
+    """Echo until the standard input is closed, and once more, then print the times."""
     times = []
     with RawClient(port, timeout=30) as client:
         assert client.open("/echo").status == 101
         _say("talking")
-        paused = time.monotonic()
-        while not select.select([sys.stdin], [], [], PAUSE)[0]:
+        paused, is_last = time.monotonic(), False
+        while not is_last:
+            is_last = bool(select.select([sys.stdin], [], [], PAUSE)[0])
             asked = time.monotonic()
             late = asked - paused - PAUSE
             client.send(rawclient.text("ping"))

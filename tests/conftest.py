@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from ratelimit.appsettings import use_overrides
 from tests import machine, redisserver
 
 _LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+def pytest_configure() -> None:
+    """Let the servers that tests start hear Ctrl-C: what a shell starts in the background ignores it, and so would they."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

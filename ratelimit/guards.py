@@ -22,6 +22,7 @@ from ratelimit.limits import Allowance, Limits, Numbers, Violation
 from ratelimit.logs import log_limited
 from ratelimit.notices import SYSTEM_MARK, SYSTEM_MARK_WITHIN, is_system, rate_limited
 from ratelimit.refusals import BANNED, Refusal
+from ratelimit.sizes import text_size
 
 
 class _Enforced(NamedTuple):
@@ -119,7 +120,8 @@ class Guard:
         if text is None:
             payload = message.get("bytes") or b""
             return self.weigh(payload, len(payload), now)
-        size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        # Most text is ASCII. Not by another call: that is a part of what a message costs.
+        size = len(text) if text.isascii() else text_size(text)
         return self.weigh(text, size, now)
 
     def weigh(self, payload: str | bytes, size: int, now: float) -> Verdict | None:

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 from django.utils.functional import Promise
 
+from ratelimit.sizes import text_size
+
 
 def _plain(value: Any) -> Any:
     """Return what stands for ``value`` in JSON: Django's lazy strings are the one thing msgspec does not know."""
@@ -19,16 +21,6 @@ def _plain(value: Any) -> Any:
 
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
-
-
-def text_size(text: str) -> int:
-    """Return how many bytes ``text`` is on the wire."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def payload_size(payload: str | bytes) -> int:
-    """Return how many bytes what a message carries is on the wire."""
-    return text_size(payload) if isinstance(payload, str) else len(payload)
 
 
 class Frame:

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ratelimit.sizes import payload_size
 from ratelimit.sockets import take_over
-from realtime.frames import payload_size
 from realtime.transports import Receive
 
 if TYPE_CHECKING:

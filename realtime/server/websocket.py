@@ -10,7 +10,8 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from realtime.frames import Frame, payload_size
+from ratelimit.sizes import payload_size
+from realtime.frames import Frame
 from realtime.server.deflate import Deflater, negotiate
 from realtime.server.farewell import Farewell
 from realtime.server.heads import Handshake, accepting_head, denying_head

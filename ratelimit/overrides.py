@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from typing import Any, Final
 
 from django.apps import apps
@@ -16,6 +15,7 @@ from ratelimit.appsettings import AppSettings, Problem, overridden, use_override
 from ratelimit.conf import get_settings
 from ratelimit.guards import Guard, open_guards
 from ratelimit.logs import get_logger
+from ratelimit.turns import in_turns
 from ratelimit.watches import Watch
 
 Stored = dict[str, Any]
@@ -25,8 +25,6 @@ MAX_AGE: Final = 1.0
 """Seconds that what is known of the overrides may be old when a socket comes in, whether or not news reach this process."""
 PATIENCE: Final = 0.25
 """Seconds that a socket waits for that: it waits for the bans after it, and what is known of the overrides will do."""
-AT_ONCE: Final = 500
-"""Sockets that are told of other limits before other work gets a turn."""
 
 _logger = get_logger("ratelimit")
 
@@ -185,17 +183,11 @@ def renew_guards(stored: Stored) -> None:
     for loop, guards in by_loop.items():
         # A loop that is closed has no open sockets left.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_renew, loop, iter(guards))
+            loop.call_soon_threadsafe(in_turns, loop, iter(guards), _renew)
 
 
-def _renew(loop: Any, guards: Iterator[Guard]) -> None:
-    """Renew some, and the others in later turns."""
-    settings = get_settings()
-    some = list(islice(guards, AT_ONCE))
-    for guard in some:
-        guard.renew(settings)
-    if some:
-        loop.call_soon(_renew, loop, guards)
+def _renew(guard: Guard) -> None:
+    guard.renew(get_settings())
 
 
 watch.on_change.extend((watch.put_in_force, renew_guards))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 from ratelimit import overrides
+from ratelimit.turns import in_turns
 from realtime import nodes
 from realtime.conf import RealtimeSettings, get_settings
 from realtime.connections import Connection
 from realtime.nodes import Node
 from realtime.outbox import policy_of
 from realtime.rooms import Room, history_of
-
-AT_ONCE: Final = 500
-"""Sockets or rooms that are brought up to date before other work gets a turn."""
 
 
 def follow() -> None:
@@ -45,21 +40,12 @@ def adopt(connection: Connection, settings: RealtimeSettings) -> None:
 
 
 def _begin(node: Node, settings: RealtimeSettings) -> None:
-    _go_on(node.loop, settings, iter(node.registry), iter(list(node.hub.rooms.values())))
-
-
-def _go_on(
-    loop: asyncio.AbstractEventLoop,
-    settings: RealtimeSettings,
-    connections: Iterator[Connection],
-    rooms: Iterator[Room],
-) -> None:
-    """Do some, and the others in later turns."""
-    some, other = list(islice(connections, AT_ONCE)), list(islice(rooms, AT_ONCE))
-    for connection in some:
+    def adopt_open(connection: Connection) -> None:
         if not connection.closed:
             adopt(connection, settings)
-    for room in other:
+
+    def adopt_room(room: Room) -> None:
         room.policy = policy_of(settings.slow_consumer, room.name)
-    if some or other:
-        loop.call_soon(_go_on, loop, settings, connections, rooms)
+
+    in_turns(node.loop, iter(node.registry), adopt_open)
+    in_turns(node.loop, iter(list(node.hub.rooms.values())), adopt_room)

@@ -12,7 +12,7 @@ import pytest
 from channels.db import database_sync_to_async
 from django.db import transaction
 
-from ratelimit import appsettings, overrides, watches
+from ratelimit import appsettings, overrides, turns, watches
 from ratelimit.appsettings import overridden
 from ratelimit.conf import RateLimitSettings, get_settings
 from ratelimit.limits import Limits
@@ -290,7 +290,7 @@ class TestOpenSockets:
         await gone(visitor)
 
     async def test_many_are_told_some_at_a_time(self, monkeypatch):
-        monkeypatch.setattr(overrides, "AT_ONCE", 2)
+        monkeypatch.setattr(turns, "AT_ONCE", 2)
         app = RateLimit(Echo.as_asgi())
         visitors = [Visitor(app, f"192.0.2.{number}") for number in range(5)]
         for visitor in visitors:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from ratelimit import overrides as stored_overrides
+from ratelimit import turns
 from realtime import news, nodes, overrides
 from realtime.close_codes import DONE
 from realtime.consumers import RealtimeConsumer
@@ -71,7 +72,7 @@ async def test_a_socket_in_its_handshake_is_not_missed(override):
 
 
 async def test_many_are_done_some_at_a_time(override, monkeypatch):
-    monkeypatch.setattr(overrides, "AT_ONCE", 2)
+    monkeypatch.setattr(turns, "AT_ONCE", 2)
     async with AsyncExitStack() as stack:
         connections = await opened(stack, 7)
         hub = nodes.current().hub

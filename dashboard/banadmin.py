@@ -15,7 +15,7 @@ from dashboard.amounts import counted
 from dashboard.audit import record
 from dashboard.banforms import BanForm
 from dashboard.filters import InForceFilter
-from ratelimit.bans import changed
+from ratelimit.bans import watch
 from ratelimit.models import Ban
 
 if TYPE_CHECKING:
@@ -65,6 +65,6 @@ class BanAdmin(_ModelAdmin):
         with transaction.atomic():
             Ban.objects.filter(pk__in=[ban.pk for ban in lifted]).update(until=now)
             # An update sends no signal, so this process is told itself.
-            changed(using=transaction.get_connection().alias)
+            watch.changed(using=transaction.get_connection().alias)
         record(request, lifted, CHANGE, "Lifted.")
         self.message_user(request, f"Lifted {counted(len(lifted), 'ban')}.", messages.SUCCESS)

@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
-from ratelimit.bans import changed
+from ratelimit.bans import watch
 from ratelimit.clients import parse_network
 from ratelimit.models import Ban
 
@@ -74,5 +74,5 @@ class BanAddressesForm(forms.Form):
             ban.full_clean()
         with transaction.atomic():
             made = Ban.objects.bulk_create(bans)
-            changed(using=transaction.get_connection().alias)
+            watch.changed(using=transaction.get_connection().alias)
         return made

@@ -21,7 +21,7 @@ class RateLimitConfig(AppConfig):
     def ready(self) -> None:
         checks.register(check_settings)
         for signal in (post_save, post_delete):
-            signal.connect(bans.changed, sender=self.get_model("Ban"), dispatch_uid="ratelimit.bans")
+            signal.connect(bans.watch.changed, sender=self.get_model("Ban"), dispatch_uid="ratelimit.bans")
             signal.connect(
-                overrides.changed, sender=self.get_model("Override"), dispatch_uid="ratelimit.overrides"
+                overrides.watch.changed, sender=self.get_model("Override"), dispatch_uid="ratelimit.overrides"
             )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
 from django.apps import apps
-from django.db import transaction
 
 from ratelimit.clients import parse_hop, parse_network
 from ratelimit.logs import get_logger
@@ -101,24 +100,3 @@ class BanWatch(Watch[BanTable]):
 
 watch: Final = BanWatch()
 """The bans as this process knows them."""
-on_commit: Final[list[Callable[[], None]]] = []
-"""Called, in the thread that did it, when this process has changed the bans for all."""
-
-
-async def refresh() -> None:
-    """Read the bans now, and close the open sockets they ban. For whoever does so periodically."""
-    await watch.refresh()
-
-
-def changed(*, using: str, **kwargs: Any) -> None:
-    """Receive ``post_save`` and ``post_delete`` of a ban: have it count in this process at once."""
-    watch.invalidate()
-    transaction.on_commit(_changed, using=using)
-
-
-def _changed() -> None:
-    # Once more: a connection may have read the bans between the change and its commit.
-    watch.invalidate()
-    watch.read()
-    for tell in on_commit:
-        tell()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable
 from typing import Any, Final
 
 from django.apps import apps
@@ -61,6 +60,10 @@ class OverrideWatch(Watch[Stored]):
         self._named = named
 
 
+watch: Final = OverrideWatch()
+"""The overrides as this process knows them."""
+
+
 def unusable() -> dict[str, Problem]:
     """Return why overrides that this process knows of are not in force, by setting name."""
     return _unusable(watch.table)
@@ -113,7 +116,7 @@ def put(name: str, value: Any, *, seen: uuid.UUID | None, by: Any = None) -> Non
             _add(name, changes)
         elif _rows().filter(name=name, version=seen).update(**changes):
             # An update sends no signal, so this process is told itself.
-            changed(using=transaction.get_connection().alias)
+            watch.changed(using=transaction.get_connection().alias)
         else:
             raise Superseded(name)
 
@@ -143,32 +146,6 @@ def remove(name: str, *, seen: uuid.UUID | None) -> None:
                 raise ValueError(f"{problem.explanation} Change or revert {broken} first.")
         if not _rows().filter(name=name, version=seen).delete()[0]:
             raise Superseded(name)
-
-
-# Hearing of it.
-
-watch: Final = OverrideWatch()
-"""The overrides as this process knows them."""
-on_commit: Final[list[Callable[[], None]]] = []
-"""Called, in the thread that did it, when this process has changed the overrides for all."""
-
-
-async def refresh() -> None:
-    """Read the overrides now, and have them count. For whoever does so periodically."""
-    await watch.refresh()
-
-
-def changed(*, using: str, **kwargs: Any) -> None:
-    """Have what this process changes count in it, and be told to the others, as soon as it is committed."""
-    watch.invalidate()
-    transaction.on_commit(_changed, using=using)
-
-
-def _changed() -> None:
-    watch.invalidate()
-    watch.read()
-    for tell in on_commit:
-        tell()
 
 
 # Sockets that are open.

@@ -9,10 +9,10 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from channels.db import database_sync_to_async
-from django.db import connections
+from django.db import connections, transaction
 
 from ratelimit.logs import get_logger
 
@@ -37,6 +37,8 @@ class Watch(Generic[T]):
         self.table = table
         self.on_change: list[Callable[[T], None]] = []
         """Called with the new table, in any thread, each time it changes."""
+        self.on_commit: list[Callable[[], None]] = []
+        """Called, in the thread that did it, when this process has changed the rows for all."""
         self._name = name
         self._reading = threading.Lock()
         self._read_at = -math.inf
@@ -108,6 +110,24 @@ class Watch(Generic[T]):
         """Have whoever asks next read the table, however fresh it is."""
         self._invalidations += 1
         self._read_at = -math.inf
+
+    def changed(self, *, using: str, **kwargs: Any) -> None:
+        """
+        Have what this process changes count in it, and be told to the others, as soon as it is committed.
+
+        A receiver of ``post_save`` and ``post_delete``; what sends no signal calls it. ``using`` is the alias of the
+        database.
+
+        """
+        self.invalidate()
+        transaction.on_commit(self._committed, using=using)
+
+    def _committed(self) -> None:
+        # Once more: a connection may have read the rows between the change and its commit.
+        self.invalidate()
+        self.read()
+        for tell in self.on_commit:
+            tell()
 
     def _read_and_hang_up(self) -> None:
         try:

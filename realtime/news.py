@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from asgiref.sync import async_to_sync
@@ -11,6 +10,7 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 
 from ratelimit import bans, overrides
 from ratelimit.logs import get_logger
+from ratelimit.watches import Watch
 from realtime import nodes
 from realtime.conf import get_settings
 from realtime.courier import PROCESS
@@ -25,21 +25,21 @@ class News:
     """
     Tells the other processes that something has changed, and hears of it from them.
 
-    ``name`` says what has changed, in messages between processes and in the log; ``refresh`` reads it again.
+    ``name`` says what has changed, in messages between processes and in the log; ``watch`` reads it again.
 
     """
 
-    def __init__(self, name: str, refresh: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, name: str, watch: Watch[Any]) -> None:
         self.name = name
         self.reading: set[asyncio.Task[None]] = set()
         """The reads that were asked for from elsewhere and go on."""
-        self._refresh = refresh
+        self._watch = watch
 
-    def share(self, on_commit: list[Callable[[], None]]) -> None:
+    def share(self) -> None:
         """Tell what this process changes from now on, and hear of what others do. May be called again."""
         on_operation(self.name, self._heard)
-        if self.tell not in on_commit:
-            on_commit.append(self.tell)
+        if self.tell not in self._watch.on_commit:
+            self._watch.on_commit.append(self.tell)
 
     def tell(self) -> None:
         """
@@ -79,16 +79,16 @@ class News:
         task.add_done_callback(self.reading.discard)
 
     async def _read(self) -> None:
-        await self._refresh()
+        await self._watch.refresh()
         # The read that this joined may have begun before the change was made.
-        await self._refresh()
+        await self._watch.refresh()
 
 
-BANS: Final = News("bans", bans.refresh)
-OVERRIDES: Final = News("overrides", overrides.refresh)
+BANS: Final = News("bans", bans.watch)
+OVERRIDES: Final = News("overrides", overrides.watch)
 
 
 def share() -> None:
     """Share what operators decide with the other processes. May be called again."""
-    BANS.share(bans.on_commit)
-    OVERRIDES.share(overrides.on_commit)
+    BANS.share()
+    OVERRIDES.share()

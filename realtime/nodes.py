@@ -157,8 +157,8 @@ class Node:
                 await sync_to_async(close_old_connections)()
             if now - checked >= TABLE_CHECK_INTERVAL and apps.is_installed("ratelimit"):
                 checked = now
-                await bans.refresh()
-                await overrides.refresh()
+                await bans.watch.refresh()
+                await overrides.watch.refresh()
             await asyncio.sleep(1.0)
 
 

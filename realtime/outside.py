@@ -81,7 +81,7 @@ class Outside:
         """Look at the overridden settings now and then: no news comes here."""
         while True:
             await asyncio.sleep(TABLE_CHECK_INTERVAL)
-            await overrides.refresh()
+            await overrides.watch.refresh()
 
     async def _end(self) -> None:
         await asyncio.gather(self._sender, self._reader, return_exceptions=True)

@@ -39,6 +39,7 @@ from realtime.supervisor import Supervisor
 from realtime.testing import connect, stop_node, until
 from tests.ratelimit.visitors import Echo, User, Visitor
 from tests.realtime.clusternodes import ClusterNode
+from tests.watches import forget
 
 LIVE = {name for cls in SETTINGS for name, field in cls.names().items() if is_live(field)}
 
@@ -634,7 +635,7 @@ CASES = {
 def fresh_process(monkeypatch, settings):
     """A process that has seen nobody yet, and lets everybody in."""
     monkeypatch.setattr(guards, "door", Admission())
-    monkeypatch.setattr(bans, "watch", bans.BanWatch())
+    forget(bans.watch, monkeypatch)
     monkeypatch.setattr(bans.watch, "query", bans.BanTable)
     settings.RATELIMIT_CONNECTIONS_PER_WINDOW = 0
 

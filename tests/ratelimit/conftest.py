@@ -10,6 +10,7 @@ from django.db import connections
 
 from ratelimit import bans, counters, guards, logs
 from ratelimit.admission import Admission
+from tests.watches import forget
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,7 @@ def unvisited_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Rates, counts, bans and held-back log lines of earlier tests are forgotten."""
     monkeypatch.setattr(counters, "process", counters.Counters())
     monkeypatch.setattr(guards, "door", Admission())
-    monkeypatch.setattr(bans, "watch", bans.BanWatch())
+    forget(bans.watch, monkeypatch)
     bans.watch.on_change.append(guards.close_banned)
     monkeypatch.setattr(logs, "_gate", logs.LogGate())
     yield

@@ -119,12 +119,12 @@ class TestWatch:
 
     async def test_refresh_reads_at_once(self):
         await database_sync_to_async(Ban.objects.bulk_create)([Ban(network="192.0.2.1")])
-        await bans.refresh()
+        await bans.watch.refresh()
         assert bans.watch.table.bans_address("192.0.2.1", NOW)
 
     async def test_bans_that_have_ended_are_not_kept(self):
         await create(network="192.0.2.1", until=timezone.now() - timedelta(seconds=1))
-        await bans.refresh()
+        await bans.watch.refresh()
         assert bans.watch.table.count(0.0) == 0
 
     async def test_many_who_ask_together_read_once(self):
@@ -206,9 +206,9 @@ class TestWatch:
 
     async def test_networks_that_are_none_are_named_once(self, caplog):
         await create(network="here")
-        await bans.refresh()
+        await bans.watch.refresh()
         await create(network="192.0.2.1")
-        await bans.refresh()
+        await bans.watch.refresh()
         named = [record.networks for record in caplog.records if record.msg == "bans of no network"]
         assert named == [["here"]]
 

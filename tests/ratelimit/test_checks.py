@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.models.signals import post_delete, post_save
 from django.test import override_settings
 
-from ratelimit.bans import changed
+from ratelimit import bans
 from ratelimit.checks import check_settings
 from ratelimit.conf import get_settings
 from ratelimit.models import Ban
@@ -101,4 +101,4 @@ def test_the_app_hears_of_bans_that_change():
     assert apps.get_app_config("ratelimit").verbose_name == "Rate limits"
     for signal in (post_save, post_delete):
         receivers = signal._live_receivers(sender=Ban)
-        assert changed in receivers[0]
+        assert bans.watch.changed in receivers[0]

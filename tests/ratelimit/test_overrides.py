@@ -91,7 +91,8 @@ class TestOverSettings:
 class TestPutting:
     def test_it_counts_when_it_is_committed_and_is_told_once(self, monkeypatch):
         told = []
-        monkeypatch.setattr(overrides, "on_commit", [lambda: told.append(get_settings().messages_per_window)])
+        told_to = [lambda: told.append(get_settings().messages_per_window)]
+        monkeypatch.setattr(overrides.watch, "on_commit", told_to)
         with transaction.atomic():
             put(LIMIT, 7, seen=None)
             assert get_settings().messages_per_window == 60

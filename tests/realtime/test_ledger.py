@@ -23,6 +23,7 @@ from realtime.state import MemoryState, RedisState
 from realtime.testing import stop_node, until
 from tests.ratelimit.visitors import Echo, User, Visitor, gone
 from tests.realtime.clusternodes import ClusterNode
+from tests.watches import forget
 
 LEASE = 1
 _prefixes = (f"ledger-{number}" for number in itertools.count())
@@ -42,7 +43,7 @@ async def state(request):
 @pytest.fixture(autouse=True)
 def uncounted(monkeypatch, settings):
     monkeypatch.setattr(counters, "process", counters.Counters())
-    monkeypatch.setattr(bans, "watch", bans.BanWatch())
+    forget(bans.watch, monkeypatch)
     settings.REALTIME_NODE_LEASE = LEASE
     # Never asked: the nodes of these tests bring their own.
     settings.REALTIME_STATE_URL = "redis://127.0.0.1:1"

@@ -89,7 +89,7 @@ async def _do_chores(chores: Chores) -> None:
         with contextlib.suppress(StateUnavailable):
             await chores.turn(lease)
         # No news comes here; the lease is the only setting this goes by.
-        await overrides.refresh()
+        await overrides.watch.refresh()
         await asyncio.sleep(lease / RENEWALS)
 
 

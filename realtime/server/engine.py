@@ -56,21 +56,6 @@ class Options:
     server_name: str = "daphne"
 
 
-class _Cork(Cork):
-    """Stays in while it is ``kept``, whoever is done with what one client sent."""
-
-    __slots__ = ("kept",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept = False
-
-    def pull(self) -> None:
-        """Let everything out, unless it is to stay in."""
-        if not self.kept:
-            super().pull()
-
-
 class Engine:
     """
     The native WebSockets of one server.
@@ -98,7 +83,7 @@ class Engine:
         self.sockets: set[NativeWebSocket] = set()
         self.draining = False
         self.parsers = Parsers(options.read_buffer_bytes)
-        self.cork = _Cork()
+        self.cork = Cork()
         can_withhold(loop, self)
         self._forwarded = forwarded
         self._on_action = on_action

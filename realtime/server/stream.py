@@ -34,16 +34,20 @@ class Cork:
 
     """
 
-    __slots__ = ("held", "streams")
+    __slots__ = ("held", "kept", "streams")
 
     def __init__(self) -> None:
         self.held = False
         """Whether streams are to wait."""
+        self.kept = False
+        """Whether it stays in, whoever is done with what one client sent."""
         self.streams: list[Stream] = []
         """Those that have something to send when the cork is pulled."""
 
     def pull(self) -> None:
-        """Let everything out."""
+        """Let everything out, unless the cork is kept in."""
+        if self.kept:
+            return
         self.held = False
         streams = self.streams
         if streams:

@@ -483,12 +483,13 @@ class NativeWebSocket:
 
     def readable(self, sock: socket.socket) -> None:
         """Read once what the client sent, and handle each frame of it that is whole."""
-        if self._parser is not None:
-            self._read_on(self._parser, sock)
-            return
-        shared = self._shared
-        parser = shared.parser
-        room = parser.room
+        shared, held = self._shared, self._parser
+        if held is None:
+            parser = shared.parser
+            room = parser.room
+        else:
+            parser = held
+            room = parser.more_room()
         try:
             size = sock.recv_into(room)
         except (BlockingIOError, InterruptedError):
@@ -498,7 +499,8 @@ class NativeWebSocket:
         if not size:
             self._ended()
             return
-        first = room[0]
+        # What goes on with a frame begins with none.
+        first = room[0] if held is None else 0
         if first == CLOSE_FRAME and (payload := lone_close(room[:size])) is not None:
             self._on_close(payload)
             return
@@ -506,10 +508,17 @@ class NativeWebSocket:
         cork.held = True
         try:
             is_empty = parser.feed(size, self, first == TEXT_FRAME)
-            # A full read might have made the buffer grow, and its room be elsewhere.
-            if not is_empty or size == len(room) or self._violation is not None or parser.is_spent:
-                # Of whom it was borrowed: what it read may have set another bound.
-                shared.replace()
+            # A full read might have made the buffer grow, and its room be elsewhere; who reads a close frame is spent.
+            if (
+                held is not None
+                or not is_empty
+                or size == len(room)
+                or self.phase is not _OPEN
+                or self._violation is not None
+            ):
+                if held is None:
+                    # Of whom it was borrowed: what it read may have set another bound.
+                    shared.replace()
                 self._keep(parser, is_empty)
         except BaseException:
             # A cancellation, most of all. Where it broke off, the parser holds what nobody may be given.
@@ -519,26 +528,6 @@ class NativeWebSocket:
             raise
         finally:
             cork.pull()
-
-    def _read_on(self, parser: Parser, sock: socket.socket) -> None:
-        """Read more of a frame of which a part has come."""
-        try:
-            size = sock.recv_into(parser.more_room())
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            size = 0
-        if not size:
-            self._ended()
-            return
-        self._engine.cork.held = True
-        try:
-            self._keep(parser, parser.feed(size, self))
-        except BaseException:
-            self._break_off()
-            raise
-        finally:
-            self._engine.cork.pull()
 
     def _break_off(self) -> None:
         """Drop the socket: what it sent was read in part only, and the rest cannot be found."""

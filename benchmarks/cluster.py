@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import crowd, figures, redisserver, report, results, servers
+from benchmarks import crowd, documents, figures, redisserver, report, results, servers
 from benchmarks.redisserver import Redis
 
 NODES = 2
@@ -65,8 +64,6 @@ COLUMNS = {
     "broadcast": ("per_second", "p50_ms", "p99_ms", "server_us", "server_share", "load_share"),
     "latency": ("p50_ms", "p99_ms", "p999_ms", "server_share", "load_share"),
 }
-
-_PLACE = re.compile(r"(<!-- measured on a cluster -->\n).*?(<!-- end of the cluster -->)", re.DOTALL)
 
 Turns = dict[str, list[dict[str, Any]]]
 
@@ -341,13 +338,8 @@ def failed(groups: Mapping[str, Turns]) -> bool:
 
 
 def write(result: Mapping[str, Any], path: Path = report.DOCUMENT) -> None:
-    """Write the tables of ``result`` into the documentation. Raise ValueError if they have no place there."""
-    text, count = _PLACE.subn(
-        lambda place: place[1] + block(result) + place[2], path.read_text(encoding="utf-8")
-    )
-    if count != 1:
-        raise ValueError(f"{path} has no '<!-- measured on a cluster -->' for the tables.")
-    path.write_text(text, encoding="utf-8")
+    """Write the tables of ``result`` into the documentation."""
+    documents.fill(path, {"cluster": block(result)})
 
 
 if __name__ == "__main__":

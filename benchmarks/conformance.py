@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks import autobahn, verdicts
+from benchmarks import autobahn, documents, verdicts
 from benchmarks.verdicts import SECTIONS, Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,9 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"The server complained:\n{server_said[-4000:]}")
     print(json.dumps({name: verdicts.counted(of_application) for name, of_application in found.items()}))
     if not options.cases and not options.application:
-        DOCUMENT.write_text(
-            verdicts.replaced(DOCUMENT.read_text(encoding="utf-8"), options.engine, text), encoding="utf-8"
-        )
+        documents.fill(DOCUMENT, {options.engine: text})
         print(f"Written to {DOCUMENT.relative_to(ROOT)}.")
     everything = [verdict for of_application in found.values() for verdict in of_application]
     return 1 if server_said or any(verdict.failed or verdict.unclean for verdict in everything) else 0

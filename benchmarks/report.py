@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, figures
+from benchmarks import cases, documents, figures
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 
@@ -31,8 +30,6 @@ QUIET = 0.8
 
 PUNCTUAL_MS = 1.0
 """By how much a paced load sends late at most, if nothing else runs."""
-
-_BLOCK = re.compile(r"(<!-- measured: (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end measured -->)", re.DOTALL)
 
 Turns = Mapping[str, Sequence[dict[str, Any]]]
 """What each case of a group gave, by its key, a result for each turn."""
@@ -180,21 +177,9 @@ def machine(result: Mapping[str, Any]) -> str:
     )
 
 
-def filled(document: str, parts: Mapping[str, str]) -> str:
-    """Return the document with each marked part that there is. Raise ValueError for a part that has no place in it."""
-    places = {match["name"] for match in _BLOCK.finditer(document)}
-    if missing := sorted(set(parts) - places):
-        raise ValueError(f"The document has no '<!-- measured: ... -->' for {', '.join(missing)}.")
-    return _BLOCK.sub(
-        lambda match: f"{match[1]}{parts[match['name']]}{match[3]}" if match["name"] in parts else match[0],
-        document,
-    )
-
-
 def write(result: Mapping[str, Any]) -> None:
     """Write the tables of ``result`` into the documentation."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(filled(text, blocks(result)), encoding="utf-8")
+    documents.fill(DOCUMENT, blocks(result))
 
 
 def merged(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

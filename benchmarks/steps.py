@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import gc
 import os
-import re
 import socket
 import statistics
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import report, results
+from benchmarks import documents, report, results
 
 REQUEST = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -38,8 +37,6 @@ _HEADER = bytes((0x81, len(TEXT)))
 SOCKETS = 50
 OPENING = 5.0
 """Seconds that opening all of them may take."""
-
-_PLACE = re.compile(r"(<!-- measured in steps -->\n).*?(<!-- end of the steps -->)", re.DOTALL)
 
 Socket = tuple[socket.socket, Any]
 """The client's end, and the server's WebSocket."""
@@ -187,13 +184,8 @@ def block(result: Sequence[dict[str, Any]]) -> str:
 
 
 def write(result: Sequence[dict[str, Any]], path: Path = report.DOCUMENT) -> None:
-    """Write the table into the documentation. Raise ValueError if it has no place there."""
-    text, count = _PLACE.subn(
-        lambda place: place[1] + block(result) + place[2], path.read_text(encoding="utf-8")
-    )
-    if count != 1:
-        raise ValueError(f"{path} has no '<!-- measured in steps -->' for the table.")
-    path.write_text(text, encoding="utf-8")
+    """Write the table into the documentation."""
+    documents.fill(path, {"steps": block(result)})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -91,12 +90,3 @@ def table(found: Iterable[Verdict]) -> str:
 def _row(name: str, found: Iterable[Verdict]) -> tuple[str, ...]:
     count = counted(found)
     return name, str(count["cases"]), *(str(count[column]) for column in _COLUMNS)
-
-
-def replaced(document: str, name: str, text: str) -> str:
-    """Return ``document`` with ``text`` between the markers of ``name``. Raise ValueError if it has no such markers."""
-    markers = re.compile(rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end measured -->)", re.DOTALL)
-    done, times = markers.subn(lambda match: match[1] + text + match[2], document)
-    if times != 1:
-        raise ValueError(f"The document has {times} places for {name!r}, not one.")
-    return done

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.conformance import DOCUMENT, ENGINES
-from benchmarks.verdicts import Verdict, counted, replaced, table, verdicts
+from benchmarks.documents import filled
+from benchmarks.verdicts import Verdict, counted, table, verdicts
 
 REPORT = json.loads((Path(__file__).parent / "report.json").read_text())["testee"]
 
@@ -69,17 +70,6 @@ def test_table_says_nothing_more_where_all_passed() -> None:
     assert table([Verdict("1.1.1", "OK", "OK")]).endswith("| all | 1 | 1 | 0 | 0 | 0 | 0 |\n")
 
 
-def test_document_gets_what_was_found_and_keeps_the_rest() -> None:
-    document = "a\n<!-- measured: x -->\nold\n<!-- end measured -->\nb\n<!-- measured: y -->\nkept\n<!-- end measured -->\n"
-    assert replaced(document, "x", "new \\1\n") == document.replace("old\n", "new \\1\n")
-
-
-@pytest.mark.parametrize("document", ["", "<!-- measured: x -->\n<!-- end measured -->\n" * 2])
-def test_document_without_one_place_is_refused(document: str) -> None:
-    with pytest.raises(ValueError, match="places for 'x', not one"):
-        replaced(document, "x", "new")
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_our_document_has_a_place_for_each_engine(engine: str) -> None:
-    assert "found now" in replaced(DOCUMENT.read_text(encoding="utf-8"), engine, "found now\n")
+    assert "found now" in filled(DOCUMENT.read_text(encoding="utf-8"), {engine: "found now\n"})

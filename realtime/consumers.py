@@ -321,7 +321,6 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         self._has_spoken = False
         self._missed: dict[str, Place] = {}
         self._left_behind: dict[str, RoomPlace] = {}
-        self._disconnected = False
         self._ended = False
         self._failure: BaseException | None = None
         self._close_code: int | None = None

@@ -214,11 +214,6 @@ class Sequencer(Generic[T]):
         """Whether the state has to be asked."""
         return self.doubt is not None or self.top > self.position
 
-    @property
-    def missing(self) -> int:
-        """How many messages are known to exist and have not come."""
-        return self.top - self.position - len(self._waiting)
-
     def take(self, epoch: str, offset: int, item: T, size: int) -> list[Entry[T]]:
         """Take a message of ``size`` bytes in; return what can be delivered now, in order."""
         if epoch != self.epoch or self.doubt == "unplaced":

@@ -90,10 +90,6 @@ class Roster:
                 others[identity] = person
         self._others = others
 
-    def everyone(self) -> list[dict[str, Any]]:
-        """Return all entries, those of this node first, the longest here first."""
-        return list(self._now().values())
-
     def told(self) -> list[dict[str, Any]]:
         """Return what to tell one who comes, so that the next ``changes`` lead to the whole."""
         now = self._now()
@@ -120,6 +116,7 @@ class Roster:
         return self._counted
 
     def _now(self) -> dict[str, dict[str, Any]]:
+        """Return all entries, those of this node first, the longest here first."""
         now = {one: person.entry for one, person in self._people.items()}
         for one, person in self._others.items():
             here = self._people.get(one)

@@ -200,10 +200,6 @@ class State(ABC):
         """
 
     @abstractmethod
-    async def clear_history(self, room: str) -> Position:
-        """Forget what was published in a room; it goes on in a new epoch, which is returned."""
-
-    @abstractmethod
     async def claim(self, key: str, window: float) -> bool:
         """Return whether this is the first call with ``key`` within ``window`` seconds."""
 
@@ -310,13 +306,12 @@ class State(ABC):
         max_concurrent: int = 0,
         rate: float = 0,
         window: float = 1.0,
-        burst: float = 0,
     ) -> Entered:
         """
         Count one more of ``key`` at a node, unless there are ``max_concurrent`` or they come too fast.
 
-        ``rate`` per ``window`` seconds on average, ``burst`` of them at once (0: as many as ``rate``). A limit of 0 is
-        off. What is refused is not counted. ``kind`` has no colon.
+        ``rate`` per ``window`` seconds on average, and as many at once. A limit of 0 is off. What is refused is not
+        counted. ``kind`` has no colon.
 
         """
 

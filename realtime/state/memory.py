@@ -80,7 +80,7 @@ class MemoryState(State):
         self._values: Expiring[str, bytes] = Expiring()
         self._nodes: dict[str, _Node] = {}
         self._present: dict[str, dict[str, dict[str, bytes]]] = {}
-        self._meters: Expiring[tuple[str, str], tuple[tuple[float, float, float], Meter]] = Expiring()
+        self._meters: Expiring[tuple[str, str], tuple[tuple[float, float], Meter]] = Expiring()
         self._leads: Expiring[str, str] = Expiring()
 
     async def append(
@@ -149,11 +149,6 @@ class MemoryState(State):
                 return History(top.epoch, top.offset, None)
             start = offset + 1 - entries[0].offset
             return History(top.epoch, top.offset, list(itertools.islice(entries, start, start + limit)))
-
-    async def clear_history(self, room: str) -> Position:
-        with self._lock:
-            self._tops.drop(room)
-            return self._position(self._begun(room, self._clock(), POSITION_TTL))
 
     async def claim(self, key: str, window: float) -> bool:
         with self._lock:
@@ -308,14 +303,13 @@ class MemoryState(State):
         max_concurrent: int = 0,
         rate: float = 0,
         window: float = 1.0,
-        burst: float = 0,
     ) -> Entered:
         with self._lock:
             now = self._clock()
             what = (kind, key)
             if max_concurrent > 0 and self._count(what, node_id, now) >= max_concurrent:
                 return Entered(False, "concurrent")
-            if rate > 0 and (wait := self._meter(what, now, rate, window, burst or rate).take(now)):
+            if rate > 0 and (wait := self._meter(what, now, rate, window).take(now)):
                 return Entered(False, "rate", wait)
             if max_concurrent > 0:
                 held = self._entry(node_id).held
@@ -328,10 +322,10 @@ class MemoryState(State):
             node.held.get(what, 0) for id, node in self._nodes.items() if id == node_id or node.expires > now
         )
 
-    def _meter(self, what: tuple[str, str], now: float, rate: float, window: float, burst: float) -> Meter:
-        numbers = (rate, window, burst)
+    def _meter(self, what: tuple[str, str], now: float, rate: float, window: float) -> Meter:
+        numbers = (rate, window)
         known = self._meters.get(what, now)
-        meter = known[1] if known and known[0] == numbers else Meter(rate, window, burst / rate)
+        meter = known[1] if known and known[0] == numbers else Meter(rate, window)
         # Once it is full again, a meter says no more than a new one.
         self._meters.put(what, (numbers, meter), now, meter.depth + meter.interval)
         return meter

@@ -138,12 +138,6 @@ class RedisState(State):
         entries = list(map(Entry, itertools.count(offset + 1), reply[5:])) if whole else None
         return History(epoch.decode(), top, entries, _before(before))
 
-    async def clear_history(self, room: str) -> Position:
-        name = _bytes(room)
-        words = [*self._history_keys(name), _ms(POSITION_TTL)]
-        epoch, top = await self._link(name).call(scripts.CLEAR, 2, words, repeatable=True)
-        return Position(epoch.decode(), top)
-
     async def claim(self, key: str, window: float) -> bool:
         name = b"%bclaim:%b" % (self._prefix, _bytes(key))
         words = [b"SET", name, b"1", b"NX", b"PX", _ms(window)]
@@ -287,7 +281,6 @@ class RedisState(State):
         max_concurrent: int = 0,
         rate: float = 0,
         window: float = 1.0,
-        burst: float = 0,
     ) -> Entered:
         prefix, node, what = self._prefix, _bytes(node_id), _what(kind, key)
         interval = window / rate if rate > 0 else 0.0
@@ -301,7 +294,7 @@ class RedisState(State):
             _ms(KEY_TTL),
             b"%d" % max_concurrent,
             b"%.3f" % (interval * 1000),
-            b"%.3f" % (interval * (burst or rate) * 1000),
+            b"%.3f" % (window * 1000),
         ]
         ok, reason, wait = await self._link(what).call(scripts.ENTER, 3, words)
         return Entered(bool(ok), cast("Any", reason.decode() or None), float(wait) / 1000)

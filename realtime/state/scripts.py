@@ -140,18 +140,6 @@ return found
     run=True,
 )
 
-CLEAR = Script(
-    _POSITION
-    + """
--- KEYS: position, stream. ARGV: run, ttl.
-redis.call('DEL', KEYS[1], KEYS[2])
-local epoch, top = position(KEYS[1], KEYS[2], ARGV[1])
-keep(KEYS[1], ARGV[2])
-return {epoch, top}
-""",
-    run=True,
-)
-
 _SESSIONS = """
 -- What is kept under keys: 'r' of a session that was revoked, else the turn of who resumed it last, a blank, and an 's'
 -- with the data or an 'n' where there is none.

@@ -91,7 +91,7 @@ class Simulation:
         asyncio.get_running_loop().call_later(self.random.choice((0.0, 0.02)), self.state.back)
 
     async def state_forgets(self) -> None:
-        await self.state.clear_history("lobby")
+        self.state.forget("lobby")
 
     async def time_passes(self) -> None:
         await asyncio.sleep(self.random.choice((0.0, 0.001, 0.02)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +75,16 @@ async def settled() -> None:
     """Let what was scheduled in this loop happen."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def two_sockets() -> AsyncIterator[None]:
+    """Two sockets that are open, one after the other."""
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            socket = await stack.enter_async_context(connect(Chat.as_asgi()))
+            await socket.expect("system.welcome")
+        yield
 
 
 # The limits of a socket that is open.
@@ -318,10 +328,7 @@ async def one_more_publish(connection: Any) -> None:
 
 async def evicted(change: Change) -> tuple[Any, Any]:
     """How many of two sockets are sent away for memory."""
-    async with AsyncExitStack() as stack:
-        for _ in range(2):
-            socket = await stack.enter_async_context(connect(Chat.as_asgi()))
-            await socket.expect("system.welcome")
+    async with two_sockets():
         node = nodes.current()
         for connection in node.registry:
             connection.keep({}, 2000)
@@ -335,10 +342,7 @@ async def who_is_evicted(change: Change) -> tuple[Any, Any]:
     seen = []
     for step in (settled, change):
         await step()
-        async with AsyncExitStack() as stack:
-            for _ in range(2):
-                socket = await stack.enter_async_context(connect(Chat.as_asgi()))
-                await socket.expect("system.welcome")
+        async with two_sockets():
             oldest, newest = sorted(nodes.current().registry, key=lambda one: one.opened)
             newest.keep({}, 2000)
             assert await nodes.current().memory.check() == 1
@@ -348,10 +352,7 @@ async def who_is_evicted(change: Change) -> tuple[Any, Any]:
 
 async def delivered_at_once(change: Change) -> tuple[Any, Any]:
     """Whether a publish reaches two members before anything else gets a turn."""
-    async with AsyncExitStack() as stack:
-        for _ in range(2):
-            socket = await stack.enter_async_context(connect(Chat.as_asgi()))
-            await socket.expect("system.welcome")
+    async with two_sockets():
         node = nodes.current()
         for connection in node.registry:
             await node.hub.join(connection, "lobby")
@@ -463,10 +464,7 @@ async def first_batch(change: Change) -> tuple[Any, Any]:
     seen = []
     for step in (settled, change):
         await step()
-        async with AsyncExitStack() as stack:
-            for _ in range(2):
-                socket = await stack.enter_async_context(connect(Chat.as_asgi()))
-                await socket.expect("system.welcome")
+        async with two_sockets():
             crowd = list(nodes.current().registry)
             going = asyncio.create_task(drain.see_off(nodes.current().registry, timeout=10.0))
             await asyncio.sleep(0)
@@ -523,10 +521,7 @@ async def page_interval(change: Change) -> tuple[Any, Any]:
 
 async def rows(change: Change) -> tuple[Any, Any]:
     """How many of two clients are listed."""
-    async with AsyncExitStack() as stack:
-        for _ in range(2):
-            socket = await stack.enter_async_context(connect(Chat.as_asgi()))
-            await socket.expect("system.welcome")
+    async with two_sockets():
         before = len(Moment().own_connections)
         await change()
         return before, len(Moment().own_connections)

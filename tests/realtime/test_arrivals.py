@@ -58,8 +58,11 @@ def only() -> Connection:
     return connection
 
 
-async def recover(seen: Place | None) -> None:
+async def recovered(socket: Socket, seen: Place) -> dict[str, Any]:
+    """Recover the one socket from where it was, and return what it is told of it."""
     await hub().arrivals.recover(only(), hub().rooms["lobby"], seen)
+    told: dict[str, Any] = (await socket.expect("system.recovered"))["data"]
+    return told
 
 
 async def test_who_enters_is_told_where_the_room_is_and_gets_what_follows() -> None:
@@ -79,9 +82,7 @@ async def test_what_was_missed_comes_first_and_in_order() -> None:
         place = await joined(socket)
         for number in range(3):
             await publish("lobby", "said", number)
-        await recover(place)
-        recovered = (await socket.expect("system.recovered"))["data"]
-        assert recovered == {
+        assert await recovered(socket, place) == {
             "room": "lobby",
             "complete": True,
             "count": 3,
@@ -125,9 +126,8 @@ async def test_who_is_excluded_does_not_get_it_later_either() -> None:
         place = await joined(socket)
         await publish("lobby", "said", 0, exclude=[only().id])
         await publish("lobby", "said", 1)
-        await recover(place)
-        recovered = (await socket.expect("system.recovered"))["data"]
-        assert (recovered["complete"], recovered["count"], recovered["to"]) == (True, 1, 2)
+        told = await recovered(socket, place)
+        assert (told["complete"], told["count"], told["to"]) == (True, 1, 2)
         assert await said(socket, 1) == [(2, 1)]
 
 
@@ -136,8 +136,7 @@ async def test_a_place_that_nobody_knows_is_not_recovered() -> None:
         place = await joined(socket)
         await publish("lobby", "said", 0)
         for seen in (Place("another", 1), Place(place.epoch, 9)):
-            await recover(seen)
-            told = (await socket.expect("system.recovered"))["data"]
+            told = await recovered(socket, seen)
             assert (told["complete"], told["from"], told["to"], told["count"]) == (False, seen.offset, 1, 0)
         await publish("lobby", "said", 1)
         assert await said(socket, 1) == [(2, 1)]
@@ -149,11 +148,9 @@ async def test_more_than_is_kept_is_not_recovered() -> None:
         place = await joined(socket)
         for number in range(11):
             await publish("lobby", "said", number)
-        await recover(place)
-        told = (await socket.expect("system.recovered"))["data"]
+        told = await recovered(socket, place)
         assert (told["complete"], told["from"], told["to"], told["count"]) == (False, 0, 11, 0)
-        await recover(place._replace(offset=1))
-        assert (await socket.expect("system.recovered"))["data"]["complete"]
+        assert (await recovered(socket, place._replace(offset=1)))["complete"]
         assert await said(socket, 10) == [(number + 1, number) for number in range(1, 11)]
 
 
@@ -169,10 +166,8 @@ async def test_a_history_is_kept_for_its_time() -> None:
                 # Time is what it waits for.
                 while (await state.since("lobby", 0, limit=10)).entries:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            await recover(place)
-            while (told := (await socket.expect("system.recovered"))["data"])["complete"]:
-                pass
-            assert told["count"] == 0
+            told = await recovered(socket, place)
+            assert (told["complete"], told["count"]) == (False, 0)
 
 
 @pytest.mark.setting("REALTIME_HISTORY_CACHE_BYTES")
@@ -192,8 +187,7 @@ async def test_what_is_not_in_memory_is_fetched(monkeypatch: pytest.MonkeyPatch)
             async with connect(APP, "/hold") as socket:
                 place = await joined(socket)
                 await publish("lobby", "said", 0)
-                await recover(place)
-                assert (await socket.expect("system.recovered"))["data"]["complete"]
+                assert (await recovered(socket, place))["complete"]
                 await said(socket, 1)
             assert len(fetched) == fetches
             await node.aclose()

@@ -26,6 +26,7 @@ from realtime.server import deflate
 from realtime.testing import Socket, connect, until
 from tests.acceptance.rawclient import Opcode, text
 from tests.realtime.server.engines import Native, Peer, native
+from tests.realtime.turns import each_turn
 
 
 class Member(RealtimeConsumer):
@@ -59,6 +60,11 @@ async def settled(*sockets: Socket) -> None:
 
 def hub() -> Any:
     return nodes.current().hub
+
+
+def messages_out() -> int:
+    """Return how many messages all sockets have been sent."""
+    return sum(one.messages_out for one in nodes.current().registry)
 
 
 # Rooms (C5).
@@ -369,17 +375,9 @@ async def test_the_loop_has_a_turn_after_every_slice_of_real_sockets() -> None:
     with override_settings(REALTIME_MAX_CONCURRENT_BROADCAST=10):
         async with served() as server, AsyncExitStack() as stack:
             peers = [await stack.enter_async_context(await member(server, "crowd")) for _ in range(25)]
-            turns: list[int] = []
-
-            async def watch() -> None:
-                while True:
-                    turns.append(sum(one.messages_out for one in nodes.current().registry))
-                    await asyncio.sleep(0)
-
-            watching = asyncio.create_task(watch())
-            assert (await publish("crowd", "news", 1)).targets == 25
-            watching.cancel()
-            assert sorted(set(turns)) == [0, 10, 20, 25]
+            with each_turn(messages_out) as sent:
+                assert (await publish("crowd", "news", 1)).targets == 25
+            assert sorted(set(sent)) == [0, 10, 20, 25]
             for peer in peers:
                 await peer.frame()
 
@@ -419,41 +417,25 @@ async def test_others_have_a_turn_while_another_process_floods_this_one() -> Non
         async with served() as server, AsyncExitStack() as stack:
             for _ in range(4):
                 await stack.enter_async_context(await member(server, "crowd"))
-            turns: list[int] = []
-
-            async def watch() -> None:
-                while True:
-                    turns.append(sum(one.messages_out for one in nodes.current().registry))
-                    await asyncio.sleep(0)
-
-            watching = asyncio.create_task(watch())
-            await asyncio.sleep(0)
-            await hub()._received(from_another_process(*range(10)))
-            watching.cancel()
-            assert turns == [0, 8, 16, 24, 32, 40], "each message counts one, and each of its sockets"
+            with each_turn(messages_out) as sent:
+                await asyncio.sleep(0)
+                await hub()._received(from_another_process(*range(10)))
+            assert sent == [0, 8, 16, 24, 32, 40], "each message counts one, and each of its sockets"
 
 
 async def test_a_publish_that_waits_never_has_more_waiting_than_fits_and_loses_nothing() -> None:
     """R5: the producer is as fast as its slow reader."""
     numbers: list[int] = []
-    waiting: list[int] = []
-
-    async def watch(connection: Connection) -> None:
-        while True:
-            waiting.append(connection.outbox.bytes + connection.transport.buffered_bytes)
-            await asyncio.sleep(0)
-
     with override_settings(REALTIME_MAX_OUTBOUND_BYTES=LIMIT):
         async with served() as server, await member(server, "slow", receive_buffer=4096) as peer:
             reading = asyncio.create_task(read_all(peer, numbers, pause=0.0005))
             connection = connection_in("slow")
-            watching = asyncio.create_task(watch(connection))
-            for number in range(600):
-                result = await publish("slow", "poured", [number, "x" * 16 * KIB], wait=True)
-                assert (result.failed, result.behind, connection.is_behind) == (0, 0, False)
-            await until(lambda: len(numbers) == 600)
+            with each_turn(lambda: connection.outbox.bytes + connection.transport.buffered_bytes) as waiting:
+                for number in range(600):
+                    result = await publish("slow", "poured", [number, "x" * 16 * KIB], wait=True)
+                    assert (result.failed, result.behind, connection.is_behind) == (0, 0, False)
+                await until(lambda: len(numbers) == 600)
             reading.cancel()
-            watching.cancel()
     assert numbers == list(range(600))
     # Above the limit there is never more than the message that went over it.
     assert LIMIT < max(waiting) < LIMIT + 17 * KIB
@@ -540,20 +522,11 @@ async def test_who_is_left_out_is_not_waited_for() -> None:
 
 async def test_a_publisher_that_waits_lets_others_run() -> None:
     """Though every reader is quick: a loop of publishes must not be the only thing that runs."""
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
     async with served() as server, await member(server, "quick"):
-        running = asyncio.create_task(other())
-        for number in range(100):
-            await publish("quick", "poured", [number, ""], wait=True)
-        running.cancel()
-    assert turns >= 100
+        with each_turn(lambda: None) as turns:
+            for number in range(100):
+                await publish("quick", "poured", [number, ""], wait=True)
+    assert len(turns) >= 100
 
 
 # Policies by room.

@@ -23,6 +23,7 @@ from realtime.handlers import on
 from realtime.memory import CONNECTION_BYTES, Usage, choose, held_by, total
 from realtime.testing import Socket, connect, until
 from tests.realtime.server.engines import SOON, native
+from tests.realtime.turns import each_turn
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -352,16 +353,7 @@ async def test_other_work_goes_on_while_many_sockets_are_looked_at(monkeypatch):
     async with AsyncExitStack() as stack:
         for _ in range(3):
             await member(stack)
-        turns = 0
-
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(count())
-        with override_settings(REALTIME_MAX_TOTAL_MEMORY=10 * CONNECTION_BYTES):
+        limit = override_settings(REALTIME_MAX_TOTAL_MEMORY=10 * CONNECTION_BYTES)
+        with limit, each_turn(lambda: None) as turns:
             await nodes.current().memory.check()
-        task.cancel()
-        assert turns >= 3
+        assert len(turns) >= 3

@@ -24,7 +24,7 @@ from tests.acceptance import rawclient
 from tests.acceptance.processes import ServerProcess, daphne, free_port, wait_for_lines
 from tests.acceptance.rawclient import RawClient
 from tests.realtime.server.engines import Native, Peer, echo, native, until
-from tests.realtime.server.test_websocket import Opened
+from tests.realtime.server.test_websocket import Counted, Opened
 
 APPLICATION = "tests.acceptance.apps.plain:application"
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
@@ -134,26 +134,6 @@ async def test_short_messages_are_sent_as_they_are() -> None:
 
 
 async def test_broadcast_is_compressed_once_for_all() -> None:
-    made = []
-
-    class Counted(Frame):
-        def wire(self, key: object, build: Any) -> bytes:
-            def counted(payload: str | bytes) -> bytes:
-                made.append(key)
-                return bytes(build(payload))
-
-            return super().wire(key, counted)
-
-        @property
-        def plain(self) -> bytes | None:
-            return self._kept
-
-        @plain.setter
-        def plain(self, wire: bytes | None) -> None:
-            self._kept = wire
-            if wire is not None:
-                made.append("plain")
-
     app = Opened()
     async with configured(app, compression="deflate") as server:
         frame = Counted(WORDS)
@@ -165,7 +145,7 @@ async def test_broadcast_is_compressed_once_for_all() -> None:
                 sent = await peer.frame()
                 assert sent.rsv1 is bool(lines)
                 assert (inflated(bytes(sent.data)) if lines else bytes(sent.data).decode()) == WORDS
-        assert len(made) == 3, "one for each set of parameters, and one for those without"
+        assert len(frame.made) == 3, "one for each set of parameters, and one for those without"
         app.go.set()
 
 

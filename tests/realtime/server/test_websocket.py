@@ -7,7 +7,7 @@ import contextvars
 import gc
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -981,21 +981,32 @@ async def test_transport_writes_and_closes_without_waiting() -> None:
         app.go.set()
 
 
+class Counted(Frame):
+    """Notes for whom its wire bytes are made: the key they are kept by, or that they are plain ones."""
+
+    def __init__(self, payload: str | bytes) -> None:
+        self.made: list[object] = []
+        super().__init__(payload)
+
+    def wire(self, key: object, build: Callable[[str | bytes], bytes]) -> bytes:
+        def counted(payload: str | bytes) -> bytes:
+            self.made.append(key)
+            return build(payload)
+
+        return super().wire(key, counted)
+
+    @property
+    def plain(self) -> bytes | None:
+        return self._plain
+
+    @plain.setter
+    def plain(self, wire: bytes | None) -> None:
+        self._plain = wire
+        if wire is not None:
+            self.made.append("plain")
+
+
 async def test_frame_is_made_once_for_all_sockets() -> None:
-    class Counted(Frame):
-        """Counts how often its wire bytes were made."""
-
-        made = 0
-
-        @property
-        def plain(self) -> bytes | None:
-            return self._kept
-
-        @plain.setter
-        def plain(self, wire: bytes | None) -> None:
-            self._kept = wire
-            Counted.made += wire is not None
-
     shared = Counted("shared")
     for _ in range(3):
         app = Opened()
@@ -1004,7 +1015,7 @@ async def test_frame_is_made_once_for_all_sockets() -> None:
             app.transport.write(shared)
             assert (await peer.frame()).data == b"shared"
             app.go.set()
-    assert Counted.made == 1
+    assert shared.made == ["plain"]
 
 
 class Watching:

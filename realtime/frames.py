@@ -23,31 +23,35 @@ def _plain(value: Any) -> Any:
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
-class Frame:
+class Frame(msgspec.Struct, eq=False, gc=False):
     """
     One outbound message.
 
-    ``payload`` is ``str`` for a text message and ``bytes`` for a binary one. A transport that needs
-    another form (compressed wire bytes) builds it once with :meth:`wire`, under a key of its own, and
-    every other socket of the same kind reuses it. ``plain`` is for the form that most sockets share,
-    the frame of RFC 6455 as it is: whoever needs it first keeps it there.
+    ``payload`` is ``str`` for a text message and ``bytes`` for a binary one; ``size`` is how many bytes
+    that is on the wire, uncompressed. A transport that needs another form (compressed wire bytes) builds
+    it once with :meth:`wire`, under a key of its own, and every other socket of the same kind reuses it.
+    ``plain`` is for the form that most sockets share, the frame of RFC 6455 as it is: whoever needs it
+    first keeps it there.
 
     ``key`` names what the message replaces when a slow reader's messages are coalesced: the newest
     frame of a key is kept. ``None`` is never coalesced.
 
     """
 
-    __slots__ = ("_wire", "key", "payload", "plain", "size")
+    # A structure in C: one is made for every message.
+    payload: str | bytes
+    size: int = -1
+    key: Any = None
+    plain: bytes | None = None
+    _wire: dict[Any, bytes] | None = None
 
-    def __init__(self, payload: str | bytes, *, size: int | None = None, key: object = None) -> None:
-        self.payload = payload
-        if size is None:
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            payload = self.payload
             # Not by another call: that is a part of what a message costs.
-            size = len(payload) if isinstance(payload, bytes) or payload.isascii() else text_size(payload)
-        self.size = size
-        self.key = key
-        self.plain: bytes | None = None
-        self._wire: dict[object, bytes] | None = None
+            self.size = (
+                len(payload) if isinstance(payload, bytes) or payload.isascii() else text_size(payload)
+            )
 
     @classmethod
     def json(cls, message: Any, *, key: object = None) -> Frame:

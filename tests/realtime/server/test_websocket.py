@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -984,9 +985,7 @@ async def test_transport_writes_and_closes_without_waiting() -> None:
 class Counted(Frame):
     """Notes for whom its wire bytes are made: the key they are kept by, or that they are plain ones."""
 
-    def __init__(self, payload: str | bytes) -> None:
-        self.made: list[object] = []
-        super().__init__(payload)
+    made: list[object] = msgspec.field(default_factory=list)
 
     def wire(self, key: object, build: Callable[[str | bytes], bytes]) -> bytes:
         def counted(payload: str | bytes) -> bytes:
@@ -995,15 +994,10 @@ class Counted(Frame):
 
         return super().wire(key, counted)
 
-    @property
-    def plain(self) -> bytes | None:
-        return self._plain
-
-    @plain.setter
-    def plain(self, wire: bytes | None) -> None:
-        self._plain = wire
-        if wire is not None:
-            self.made.append("plain")
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "plain":
+            self.made.append(name)
+        super().__setattr__(name, value)
 
 
 async def test_frame_is_made_once_for_all_sockets() -> None:

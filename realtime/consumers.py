@@ -399,8 +399,11 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """Handle a message as it comes; what has to wait goes on in the task of the socket."""
         if self._own_channel.listening:
             return passed(payload)
-        running = self._begun = self._begin(payload)
-        return None if running is None else later(partial(self._finish, running))
+        running = self._begin(payload)
+        if running is None:
+            return None
+        self._begun = running
+        return later(partial(self._finish, running))
 
     async def _take_a_turn(self, payload: str | bytes, concurrency: int) -> None:
         """Handle a message where something else may be running: in turn, or beside a bounded number of others."""
@@ -478,7 +481,13 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     def _handling(self, running: _Running, payload: str | bytes) -> Awaitable[Any]:
         """Return the awaitable that handles a message: the application's, or the protocol's own."""
         if self._overrides_receive:
-            return self._received(payload)
+            # As Channels documents it.
+            received: Awaitable[Any] = (
+                self.receive(text_data=payload)
+                if isinstance(payload, str)
+                else self.receive(bytes_data=payload)
+            )
+            return received
         if isinstance(payload, bytes):
             return self.receive_bytes(payload)
         if self._overrides_receive_json:
@@ -502,13 +511,6 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             await started
         finally:
             handling.reset(token)
-
-    def _received(self, payload: str | bytes) -> Awaitable[Any]:
-        """Hand a frame to a ``receive()`` that the application wrote as Channels documents it."""
-        received: Awaitable[Any] = (
-            self.receive(text_data=payload) if isinstance(payload, str) else self.receive(bytes_data=payload)
-        )
-        return received
 
     async def _decode_and_receive(self, text: str) -> None:
         try:

@@ -7,7 +7,6 @@ import contextvars
 import enum
 import logging
 import socket
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from ratelimit.sizes import payload_size
@@ -108,6 +107,7 @@ class NativeWebSocket:
     """
 
     __slots__ = (
+        "_as_task",
         "_assembly",
         "_chaff",
         "_closed_by_application",
@@ -161,7 +161,8 @@ class NativeWebSocket:
         """Largest message that is received, in bytes; 0 is any."""
         self.writable = False
         self._take: Take | None = None
-        """Handles messages while ``receive`` is awaited; what :meth:`attach` was given, or does that as the task."""
+        """Handles messages while ``receive`` is awaited: what :meth:`attach` was given."""
+        self._as_task = False
         # A list: it is short, and an empty deque would be the largest part of an idle socket.
         self._queue: list[Message] = [{"type": "websocket.connect"}]
         self._waiter: asyncio.Future[None] | None = None
@@ -592,9 +593,9 @@ class NativeWebSocket:
         except Violation as violation:
             self._fail(violation.code, violation.text)
             return
-        waiter = self._waiter
-        if self._take is not None and waiter is not None and not waiter.done():
-            event = self._take(payload, size)
+        waiter, take = self._waiter, self._take
+        if take is not None and waiter is not None and not waiter.done():
+            event = self._take_as_task(take, payload, size) if self._as_task else take(payload, size)
             if event is not None:
                 self._deliver(event)
             return
@@ -630,7 +631,9 @@ class NativeWebSocket:
 
     def _take_as_task(self, take: Take, payload: str | bytes, size: int) -> Message | None:
         """Have ``take`` run as if the application's task, which waits for a message, had received it."""
-        loop, task = self._loop, cast("asyncio.Task[None]", self._task)
+        loop, task = self._loop, self._task
+        if task is None:
+            return _received(payload)
         try:
             _enter_task(loop, task)
         except RuntimeError:
@@ -764,7 +767,7 @@ class NativeWebSocket:
     def attach(self, receive: Receive, take: Take, *, as_task: bool) -> bool:
         if getattr(receive, "__self__", None) is not self or asyncio.current_task() is not self._task:
             return False
-        self._take = partial(self._take_as_task, take) if as_task else take
+        self._take, self._as_task = take, as_task
         return True
 
     def ping(self) -> None:

@@ -130,10 +130,14 @@ class Guard:
             return SWALLOW
         if size > self._max_bytes:
             return self._too_big()
-        # The search is all that an ordinary message pays for the exemption of the others.
+        # The search is all that an ordinary message pays for the exemption of the others; ``in`` is no call.
         system = (
             isinstance(payload, str)
-            and payload.find(SYSTEM_MARK, 0, SYSTEM_MARK_WITHIN) >= 0
+            and (
+                SYSTEM_MARK in payload
+                if size <= SYSTEM_MARK_WITHIN
+                else payload.find(SYSTEM_MARK, 0, SYSTEM_MARK_WITHIN) >= 0
+            )
             and is_system(payload, size)
         )
         violation = (self._allowance or self._begin()).spend(size, system, now)

@@ -37,7 +37,7 @@ What = tuple[str, str]
 RECONCILE: Final = 600.0
 """Seconds after which a node says again what it holds, though nothing is known to be wrong."""
 RETRY: Final = 1.0
-"""Seconds between two attempts to say it."""
+"""Seconds between two attempts to say it, while nothing says that the state is back."""
 LOOK: Final = 1.0
 """Seconds between two looks at the settings, which may ask for other counts."""
 FULL_FOR: Final = 0.2
@@ -108,6 +108,8 @@ class Book:
         self._lease = node.lease
         self._drifted = asyncio.Event()
         """The state may believe something else than what is open here."""
+        self._changed = asyncio.Event()
+        """The state has come back, or gone, since it was last told everything."""
         self._held = 0
         """How often the state was told everything."""
         self._given_back = False
@@ -120,6 +122,7 @@ class Book:
         self._seats: dict[Seat, _Taken] = {}
         self._numbers = itertools.count(1)
         self._lease.on_fresh.append(self._drifted.set)
+        self._state.on_change.append(lambda _: self._changed.set())
         self._lease.keep()
         node.supervisor.start("limits", self._run)
 
@@ -321,11 +324,15 @@ class Book:
             if not self._drifted.is_set() and settings == seen and time.monotonic() < due:
                 continue
             self._drifted.clear()
+            self._changed.clear()
             try:
                 await self.reconcile(settings)
             except StateUnavailable as error:
                 self._out_of_touch(str(error))
-                await asyncio.sleep(RETRY)
+                # Until it is told, the other nodes let in one more for each that is missing.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY):
+                        await self._changed.wait()
             else:
                 self._in_touch()
                 seen, due = settings, time.monotonic() + RECONCILE

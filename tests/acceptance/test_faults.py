@@ -198,7 +198,13 @@ def p99(took: Sequence[float]) -> float:
 
 
 async def status(process: ServerProcess) -> dict[str, Any]:
-    """Return what a node knows: ``reasons`` why it is not well, and the names of ``nodes`` and ids of ``clients``."""
+    """
+    Return what a node knows.
+
+    ``reasons`` why it is not well, the names of ``nodes`` and ids of ``clients``, why its limits count it ``alone``, and how
+    many sockets it ``judged_alone``.
+
+    """
 
     def fetch() -> dict[str, Any]:
         with urllib.request.urlopen(f"{process.url}/", timeout=10) as answer:
@@ -217,6 +223,41 @@ async def until(condition: Callable[[], Awaitable[object]], seconds: float, what
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise TimeoutError(f"waited {seconds:g} s in vain until {what}") from None
+
+
+async def is_let_in(process: ServerProcess) -> bool:
+    """Whether a node lets in one more, who goes at once."""
+    try:
+        # Not in the room of the others, who would see it come and go.
+        connection = await ws_connect(f"{process.ws}/aside", proxy=None)
+    except InvalidStatus as refused:
+        if refused.response.status_code != 429:
+            raise
+        return False
+    await connection.close()
+    return True
+
+
+async def assert_full(cluster: Cluster, number: int, seconds: float = 20.0) -> None:
+    """
+    Nobody more gets in at a node.
+
+    On a machine that does other things Redis may be late for once. Then a node judges alone, lets in, and says so: it is
+    asked again when each counts over all nodes.
+
+    """
+    process = cluster[number]
+
+    async def all_count_over_all() -> bool:
+        return not any([(await status(process))["alone"] for process in cluster])
+
+    async with asyncio.timeout(seconds):
+        while True:
+            await until(all_count_over_all, seconds, "limits count over all nodes")
+            before = (await status(process))["judged_alone"]
+            if not await is_let_in(process):
+                return
+            assert (await status(process))["judged_alone"] > before, f"node-{number} lets in one too many"
 
 
 async def until_known(process: ServerProcess, guests: Collection[Guest], seconds: float) -> None:
@@ -569,10 +610,14 @@ async def test_clocks_of_nodes_are_wrong(redis):
                 # All live, all know who is there, and none lets in one too many.
                 for number in range(3):
                     assert (await status(cluster[number]))["nodes"] == names
-                    with pytest.raises(InvalidStatus, match="429"):
-                        await ws_connect(f"{cluster[number].ws}/people", proxy=None)
+                    await assert_full(cluster, number)
                 await until_seen(everybody, everybody, 0.1)
                 await asyncio.sleep(LEASE / 4)
+            # Nor does it matter that Redis is late for once.
+            redis.freeze()
+            asyncio.get_running_loop().call_later(1.5 * STATE_TIMEOUT, redis.thaw)
+            for number in range(3):
+                await assert_full(cluster, number)
             for number in range(3):
                 await until_known(cluster[number], everybody, 5)
             # A session of one is good at the next, whichever of them is wrong.

@@ -341,6 +341,18 @@ class TestWithoutTheState:
         assert "limits count over all nodes again" in [record.message for record in caplog.records]
         assert [await Guest(green).refused() is None for _ in range(3)] == [True, True, False]
 
+    async def test_it_is_told_as_soon_as_it_is_back(self, two, settings, monkeypatch):
+        """Until then the other nodes know nothing of who came in meanwhile, and let in too many."""
+        monkeypatch.setattr(module, "RETRY", 3600.0)
+        settings.RATELIMIT_MAX_CONNECTIONS_PER_IP = 1
+        blue, green = two
+        blue.node.state.cut = True
+        await let_in(blue)
+        await until(lambda: "hold" in blue.node.state.calls)
+        blue.node.state.mend()
+        await until(lambda: not counters.process.alone)
+        assert await Guest(green).refused() == "address_connections"
+
     async def test_an_answer_that_was_lost_is_made_good(self, two, settings):
         """The state has counted the socket, and the node does not know."""
         settings.RATELIMIT_MAX_CONNECTIONS_PER_IP = 2

@@ -8,6 +8,7 @@ from typing import Any
 
 # First: it may set the clock wrong.
 import tests.acceptance.apps.cluster  # noqa: F401
+from ratelimit import counters
 from ratelimit.middleware import RateLimit
 from realtime import cluster
 from realtime.handlers import on
@@ -43,8 +44,11 @@ _websocket = RateLimit(Guest.as_asgi())
 
 
 def _status() -> dict[str, Any]:
+    limits = counters.snapshot()
     return {
         "reasons": health().reasons,
+        "alone": limits.alone,
+        "judged_alone": limits.judged_alone,
         "nodes": sorted(snapshot.name for snapshot in cluster.snapshots()),
         "clients": sorted(info.id for info in cluster.connection_infos()),
     }

@@ -23,6 +23,7 @@ from realtime.close_codes import CloseReason
 from realtime.conf import get_settings
 from realtime.drain import Socket, see_off
 from realtime.server import openfiles
+from realtime.server.interrupts import interrupts
 from realtime.server.native import NativeHalf, native_half
 from realtime.server.protocol import WebSocketProtocol, message_limits
 from realtime.server.requests import HTTPFactory
@@ -102,10 +103,20 @@ class Server(daphne.server.Server):
         """Serve until told to stop, and end in order."""
         if threading.current_thread() is not threading.main_thread():
             _before_exit(self._stop_for_exit)
+        with interrupts.heard() if self.signal_handlers else contextlib.nullcontext():
+            self._serve()
+
+    def _mind_interrupts(self) -> None:
+        """The reactor minds signals from now on; obey the one that came before. Twisted leaves SIGINT to who has it."""
+        if interrupts.give(reactor.sigInt) is not None:
+            reactor.stop()
+
+    def _serve(self) -> None:
         self.look_around()
         self.native = native_half(self)
         _settle()
         overrides.watch.on_change.append(self._overridden)
+        reactor.callWhenRunning(self._mind_interrupts)
         try:
             super().run()
             _end_tasks(reactor._asyncioEventloop)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from realtime.server.interrupts import interrupts
+
 logger = logging.getLogger("realtime.server")
 
 HEALTHY_SECONDS = 5.0
@@ -52,11 +54,6 @@ class Workers:
         self._failed = False
         self._next_start = 0.0
 
-    @property
-    def pids(self) -> list[int]:
-        """The processes that serve now."""
-        return [process.pid for process in self._running]
-
     def run(self) -> int:
         """
         Run until all workers have ended; return the exit code: 0 where they all ended in order.
@@ -75,6 +72,7 @@ class Workers:
         os.set_blocking(wake, False)
         fd_before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._stopping = interrupts.give(self._note) is not None
         try:
             yield woken
         finally:

@@ -23,6 +23,7 @@ from tests.acceptance.processes import (
     daphne,
     free_port,
     manage,
+    run,
     uvicorn,
     wait_for_lines,
 )
@@ -127,9 +128,6 @@ async def test_sigterm_right_after_an_upgrade(tmp_path: Path, application: str, 
 
 async def test_sigterm_with_nobody_there_ends_at_once(tmp_path: Path) -> None:
     with daphne_serving(tmp_path) as server:
-        # daphne listens some milliseconds before it minds signals; who is served knows that it does.
-        async with connect(f"{server.ws}/note"):
-            pass
         assert_orderly(server.stop(), seconds=2)
 
 
@@ -288,6 +286,39 @@ async def test_every_command_ends_in_order(tmp_path: Path, name: str, number: in
             ended = await asyncio.to_thread(server.wait)
     assert sorted((tmp_path / "notes").read_text().splitlines()) == ["ours 1012", "plain 1012"]
     assert_orderly(ended, seconds=8)
+
+
+INTERRUPTED = "tests.acceptance.apps.interrupted:application"
+EARLY = {
+    **{name: command for name, command in COMMANDS.items() if name != "runserver"},
+    "daphne": lambda port: daphne(INTERRUPTED, port),
+    "serve with workers": lambda port: [*COMMANDS["serve"](port), "--workers", "2", "--allow-split-rooms"],
+}
+
+
+def interrupted(folder: Path, name: str, number: int, port: int, **environment: str) -> Ended:
+    """Run a server that is sent a signal before its loop runs, in which it could mind it; return how it ended."""
+    own = {"ASGI_APPLICATION": INTERRUPTED.replace(":", "."), "INTERRUPT": str(int(number)), **environment}
+    return run(EARLY[name](port), {**SETTINGS, "NOTES": str(folder / "notes"), **own})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", EARLY)
+def test_a_signal_in_the_moment_in_which_the_port_is_taken(tmp_path: Path, name: str, number: int) -> None:
+    port = free_port()
+    assert_orderly(interrupted(tmp_path, name, number, port, AT_PORT=str(port)), seconds=20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["daphne", "runserver --noreload"])
+def test_a_signal_in_the_moment_in_which_it_says_that_it_listens(
+    tmp_path: Path, name: str, number: int
+) -> None:
+    """daphne does, some milliseconds before its reactor runs; ``serve`` says nothing of that."""
+    ended = interrupted(tmp_path, name, number, free_port())
+    assert "Listening on TCP address" in ended.stderr or name != "daphne"
+    assert "Drained: 0 closed, 0 forced" in ended.stderr
+    assert_orderly(ended, seconds=20)
 
 
 async def test_ctrl_c_at_a_reloading_runserver_makes_no_traceback(tmp_path: Path) -> None:

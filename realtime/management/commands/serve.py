@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import socket
@@ -19,6 +20,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from realtime.checks import split_rooms
 from realtime.server import openfiles
+from realtime.server.interrupts import interrupts
 from realtime.server.launched import Certificate, LaunchedServer
 from realtime.server.listeners import (
     CannotListen,
@@ -91,22 +93,19 @@ class Command(BaseCommand):
             _refuse_split_rooms(workers)
         application = _application()
         path: str | None = options["uds"]
-        try:
-            listener = unix_listener(path) if path else tcp_listener(options["host"], options["port"])
-        except CannotListen as error:
-            raise CommandError(str(error)) from error
-        try:
-            address = address_of(listener, encrypted=certificate is not None)
-            if workers == 1:
-                self._serve(application, listener, certificate, ready=lambda: self._tell(address))
-            else:
-                self._tell(f"{address} with {workers} workers")
-                openfiles.tell()
-                self._share(listener, workers, options)
-        finally:
-            listener.close()
-            if path:
-                Path(path).unlink(missing_ok=True)
+        # From the moment it listens there may be clients.
+        with interrupts.heard(), contextlib.closing(_listener(path, options)) as listener:
+            try:
+                address = address_of(listener, encrypted=certificate is not None)
+                if workers == 1:
+                    self._serve(application, listener, certificate, ready=lambda: self._tell(address))
+                else:
+                    self._tell(f"{address} with {workers} workers")
+                    openfiles.tell()
+                    self._share(listener, workers, options)
+            finally:
+                if path:
+                    Path(path).unlink(missing_ok=True)
 
     def _serve(
         self,
@@ -136,6 +135,13 @@ class Command(BaseCommand):
     def _tell(self, where: str) -> None:
         self.stdout.write(f"Serving {where} (Ctrl-C stops)")
         self.stdout.flush()
+
+
+def _listener(path: str | None, options: Mapping[str, Any]) -> socket.socket:
+    try:
+        return unix_listener(path) if path else tcp_listener(options["host"], options["port"])
+    except CannotListen as error:
+        raise CommandError(str(error)) from error
 
 
 def _command(options: Mapping[str, Any]) -> list[str]:

@@ -42,6 +42,9 @@ MOST_WRITING = 2 * SAVED_AT_ONCE
 ROUND = 1.0
 """Seconds between two rounds in which those sessions are written that can wait."""
 
+FIRST_SAVE = 0.2
+"""Seconds for which who enters a room waits at most until the state has its session."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
@@ -64,6 +67,8 @@ class Sessions:
         """Sessions of those who turned out to be somebody else, to be dropped: nobody will ask for them."""
         self._returning: dict[str, dict[str, RoomPlace]] = {}
         """Where those were, by instance, who are entering their rooms again."""
+        self._unkept: dict[str, asyncio.Future[None]] = {}
+        """The first save, by instance, of those that no other process knows of yet."""
         self._wake = asyncio.Event()
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -80,7 +85,21 @@ class Sessions:
     def opened(self, connection: Connection) -> None:
         """Keep the session of this socket from now on: in the next turn of the loop the state is told that there is one."""
         self._saves.opened(connection.id, time.monotonic())
+        # A state of this process alone ends with it.
+        if self._node.state.bus is not None and connection.instance not in self._returning:
+            self._unkept[connection.instance] = self._node.loop.create_future()
         self.changed(connection, rooms=True)
+
+    async def kept(self, connection: Connection) -> None:
+        """
+        Return when another node could resume the session of this socket.
+
+        Where the state is away, or does not answer for :data:`FIRST_SAVE` seconds, the client has to go on without.
+
+        """
+        first = self._unkept.get(connection.instance)
+        if first is not None and self._node.state.available:
+            await asyncio.wait([first], timeout=FIRST_SAVE)
 
     def changed(self, connection: Connection, *, rooms: bool = False) -> None:
         """What is kept of this socket has changed. Where it is its ``rooms``, that is saved at once."""
@@ -131,6 +150,7 @@ class Sessions:
             await self._save(connection)
         # Else the client has come back already, here.
         self._returning.pop(connection.instance, None)
+        self._go_on(connection)
 
     async def run(self) -> None:
         """Write the sessions that are new, have changed or would run out, until cancelled."""
@@ -168,6 +188,12 @@ class Sessions:
         with contextlib.suppress(StateUnavailable):
             await self._node.state.drop_session(client_id)
 
+    def _go_on(self, connection: Connection) -> None:
+        """Let who waits for the first save go on: it has been made, or is not to be waited for."""
+        first = self._unkept.pop(connection.instance, None)
+        if first is not None and not first.done():
+            first.set_result(None)
+
     async def _save(self, connection: Connection) -> None:
         try:
             packed = pack(self.record(connection))
@@ -180,6 +206,8 @@ class Sessions:
             self._saves.failed(connection.id)
         except SessionDataError as error:
             logger.error("session not saved", client=connection.id, error=str(error))
+        finally:
+            self._go_on(connection)
 
     async def _give_up(self, connection: Connection) -> None:
         """Close a socket whose session is not its own any more, of which this node has not been told."""
@@ -240,6 +268,8 @@ class Sessions:
         else:
             connection.id = resumed.client_id
         connection.turn = resumed.turn
+        # The state has this one, and the stranger that it was is nobody's.
+        self._go_on(connection)
         # Before anything is waited for: it may be saved from now on.
         if resumed.kept is not None:
             data: dict[str, Any] = msgspec.json.decode(resumed.kept.data)

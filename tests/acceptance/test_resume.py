@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from realtime.resumption import FIRST_SAVE
 from tests.acceptance.cluster import Cluster, Redis
 from tests.acceptance.processes import NO_TABLES, ServerProcess, manage, run
 
@@ -188,6 +191,36 @@ async def test_whoever_has_just_come_is_who_it_was_when_its_node_is_killed(redis
             )
             await after.send("who")
             assert (await after.expect("you"))["rooms"] == sorted({"lobby", room})
+
+
+async def test_whoever_is_told_to_be_in_a_room_is_who_it_was_though_its_node_is_killed_at_once(
+    redis: Redis,
+) -> None:
+    """S4, C11: other nodes know its session, and the room, before it knows itself."""
+    async with Cluster([redis.port] * 2, environment=ENVIRONMENT) as cluster:
+        for _ in range(3):
+            # The node knows where the room is, and has no reason to ask Redis.
+            async with arrive(cluster[0]), arrive(cluster[0]) as before:
+                cluster[0].send_signal(signal.SIGKILL)
+            await cluster.kill(0)
+            async with come_back(cluster[1], before) as after:
+                await after.expect("system.recovered", room="lobby")
+                assert after.welcome["resumed"]
+                await after.send("who")
+                assert (await after.expect("you"))["rooms"] == ["lobby"]
+            await cluster.start(0)
+
+
+async def test_whoever_comes_back_does_not_wait_for_a_save(redis: Redis) -> None:
+    """It is saved when it is in its rooms, and not before."""
+    async with Cluster([redis.port], environment=ENVIRONMENT) as cluster, arrive(cluster[0]) as guest:
+        took = []
+        for _ in range(3):
+            started = time.monotonic()
+            async with arrive(cluster[0], f"/lobby?session={guest.welcome['session']}") as again:
+                took.append(time.monotonic() - started)
+                assert again.welcome["resumed"]
+        assert min(took) < FIRST_SAVE
 
 
 async def test_whoever_was_welcomed_while_redis_was_away_is_kept_when_it_is_back(redis: Redis) -> None:

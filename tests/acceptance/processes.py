@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -9,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -201,6 +202,26 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None, se
         text=True,
     )
     return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+
+@asynccontextmanager
+async def worker(command: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[None]:
+    """A process that runs beside the servers until it is interrupted, and then has to end well and without a traceback."""
+    process = subprocess.Popen(
+        list(command),
+        cwd=ROOT,
+        env=_environment(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        output, _ = await asyncio.to_thread(process.communicate, timeout=10)
+    assert process.returncode == 0, output.decode()
+    assert b"Traceback" not in output
 
 
 @contextmanager

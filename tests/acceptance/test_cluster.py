@@ -15,6 +15,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from tests.acceptance.checker import Heard, Joined, Lost, Recovered, Welcomed, violations
 from tests.acceptance.cluster import Cluster, RoomClient, all_of
 from tests.acceptance.faultproxy import FaultProxy
+from tests.acceptance.messages import message
 
 pytestmark = pytest.mark.redis
 
@@ -128,9 +129,7 @@ async def test_a_node_may_live_ten_minutes_ahead(redis):
         for process in (cluster[0], cluster[1]):
             async with ws_connect(f"{process.ws}/clock") as connection:
                 await connection.send(json.dumps({"type": "say", "data": "now"}))
-                while (message := json.loads(await connection.recv()))["type"] != "said":
-                    pass
-                stamps.append(message["ts"] - time.time())
+                stamps.append((await message(connection, "said"))["ts"] - time.time())
     assert stamps == [pytest.approx(0, abs=5), pytest.approx(600, abs=5)]
 
 
@@ -157,6 +156,18 @@ class Script:
                 while not received or received[-1]["type"] != line:
                     received.append(json.loads(await connection.recv()))
         await connection.wait_closed()
+
+
+async def refused_client(script: Script, *keys: str) -> RoomClient:
+    """Have a client publish these, and return it when the script has turned it away for good."""
+    async with serve(script.serve, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with RoomClient("one", "r", [port]) as client:
+            for key in keys:
+                await client.publish(key)
+            with pytest.raises(ConnectionAbortedError, match="4410"):
+                await client.until(lambda _: False)
+    return client
 
 
 def system(name: str, **data: Any) -> dict[str, Any]:
@@ -200,11 +211,7 @@ async def test_a_stranger_that_is_about_to_be_resumed_is_not_the_client():
         ],
         ["system.resume", 4410],
     )
-    async with serve(script.serve, "127.0.0.1", 0) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        async with RoomClient("one", "r", [port]) as client:
-            with pytest.raises(ConnectionAbortedError, match="4410"):
-                await client.until(lambda _: False)
+    client = await refused_client(script)
     assert [received[0] for received in script.received[1:]] == [
         *(resume("s1", "a", 5), resume("s1", "a", 5), resume("s2", "a", 8), resume("stranger", "a", 8))
     ]
@@ -240,12 +247,7 @@ async def test_a_client_resumes_with_its_session_and_its_place_and_sends_again_w
         ],
         ["system.resume", 4410],
     )
-    async with serve(script.serve, "127.0.0.1", 0) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        async with RoomClient("one", "r", [port]) as client:
-            await client.publish("own")
-            with pytest.raises(ConnectionAbortedError, match="4410"):
-                await client.until(lambda _: False)
+    client = await refused_client(script, "own")
     first, second, third, last = script.received
     assert [message["type"] for message in first] == ["say"]
     assert second[0] == resume("s1", "a", 5)

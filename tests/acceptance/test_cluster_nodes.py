@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +20,7 @@ from websockets.typing import Origin
 
 from realtime.state import RedisState
 from tests.acceptance.cluster import Cluster, Redis
-from tests.acceptance.processes import manage, run
+from tests.acceptance.processes import manage, run, worker
 
 pytestmark = pytest.mark.redis
 
@@ -226,18 +223,6 @@ async def test_a_heartbeat_worker_removes_what_dead_nodes_left_behind(redis):
     await state.set_presence("lobby", "dead", {"somebody": b"[]"})
     await state.aclose()
     assert redis.server.command("EXISTS", "channels-ops:node:dead") == b":1\r\n"
-    worker = subprocess.Popen(
-        manage("heartbeat"),
-        env={**os.environ, **PROJECT, "REDIS_URL": url},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    try:
+    async with worker(manage("heartbeat"), {**PROJECT, "REDIS_URL": url}):
         await eventually(10, lambda: redis.server.command("EXISTS", "channels-ops:node:dead") == b":0\r\n")
         assert redis.server.command("EXISTS", "channels-ops:present-nodes:lobby") == b":0\r\n"
-    finally:
-        worker.send_signal(signal.SIGINT)
-        output, _ = await asyncio.to_thread(worker.communicate, timeout=10)
-    assert worker.returncode == 0, output.decode()
-    assert b"Traceback" not in output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import ssl
 import time
@@ -12,9 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import connect, unix_connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Opcode
@@ -22,6 +18,7 @@ from websockets.frames import Opcode
 from tests.acceptance import rawclient
 from tests.acceptance.processes import SCRIPTS, ServerProcess, daphne, free_port, wait_for_lines
 from tests.acceptance.rawclient import RawClient
+from tests.certificates import self_signed
 
 LIMIT = 64 * 1024
 AT_ONCE = 0.8
@@ -500,7 +497,7 @@ async def test_a_slow_reader_is_reported_and_so_is_its_catching_up(server: Noted
 
 
 async def test_tls_and_unix_sockets_serve_the_same(tmp_path: Path) -> None:
-    certificate, key = self_signed(tmp_path)
+    certificate, key = self_signed(tmp_path, "localhost")
     port, path = free_port(), tmp_path / "socket"
     tls = f"ssl:{port}:privateKey={key}:certKey={certificate}:interface=127.0.0.1"
     command = [str(SCRIPTS / "daphne"), "-e", tls, "-u", str(path), "tests.acceptance.apps.plain:application"]
@@ -529,32 +526,6 @@ async def test_tls_and_unix_sockets_serve_the_same(tmp_path: Path) -> None:
         ended = await asyncio.to_thread(server.stop)
     assert ended.code == 0
     assert "Traceback" not in ended.stderr
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for localhost; return the paths of it and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return paths
 
 
 # Timeouts.

@@ -15,6 +15,7 @@ from websockets.asyncio.client import connect as ws_connect
 
 from tests.acceptance.cluster import Cluster, Redis
 from tests.acceptance.faultproxy import FaultProxy
+from tests.acceptance.messages import expect, message
 from tests.acceptance.processes import NO_TABLES, ServerProcess, manage, run
 
 pytestmark = pytest.mark.redis
@@ -32,19 +33,6 @@ async def client(process: ServerProcess, room: str) -> AsyncIterator[ClientConne
         joined = await expect(connection, "system.joined")
         assert joined["offset"] >= 0
         yield connection
-
-
-async def expect(connection: ClientConnection, type: str, seconds: float = 10.0) -> Any:
-    """Return the data of the next message of a type."""
-    return (await message(connection, type, seconds))["data"]
-
-
-async def message(connection: ClientConnection, type: str, seconds: float = 10.0) -> Any:
-    async with asyncio.timeout(seconds):
-        while True:
-            received = json.loads(await connection.recv())
-            if received["type"] == type:
-                return received
 
 
 async def said(connection: ClientConnection, count: int) -> list[tuple[int, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from websockets.asyncio.client import connect as ws_connect
 
+from tests.acceptance.messages import expect
 from tests.acceptance.processes import ServerProcess, daphne, free_port
 from tests.acceptance.rawclient import RawClient
 
@@ -43,8 +44,4 @@ def test_a_message_that_is_too_big_is_refused_on_its_header(
 async def test_a_route_that_takes_more_does(server: ServerProcess) -> None:
     async with ws_connect(f"{server.ws}/roomy", max_size=None) as client:
         await client.send(json.dumps({"type": "say", "data": "x" * 2_000_000}))
-        while True:
-            message = json.loads(await client.recv())
-            if message["type"] == "said":
-                break
-    assert len(message["data"]) == 2_000_000
+        assert len(await expect(client, "said")) == 2_000_000

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -15,7 +12,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as ws_connect
 
-from tests.acceptance.processes import NO_TABLES, ServerProcess, daphne, free_port, manage, run
+from tests.acceptance.messages import expect
+from tests.acceptance.processes import NO_TABLES, ServerProcess, daphne, free_port, manage, run, worker
 from tests.redisserver import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -41,15 +39,6 @@ async def client(process: ServerProcess, room: str) -> AsyncIterator[ClientConne
     async with ws_connect(f"{process.ws}/{room}", ping_interval=None) as connection:
         await expect(connection, "system.joined")
         yield connection
-
-
-async def expect(connection: ClientConnection, type: str, seconds: float = 5.0) -> Any:
-    """Return the data of the next message of a type."""
-    async with asyncio.timeout(seconds):
-        while True:
-            message = json.loads(await connection.recv())
-            if message["type"] == type:
-                return message["data"]
 
 
 async def say(connection: ClientConnection, data: Any) -> Any:
@@ -124,14 +113,7 @@ async def test_a_heartbeat_worker_of_its_own_closes_the_dead_and_keeps_the_livin
             # Without a worker nobody is asked.
             with pytest.raises(TimeoutError):
                 await expect(alive, "system.ping", seconds=1.0)
-            worker = subprocess.Popen(
-                manage("heartbeat", "--every", "0.05"),
-                env={**os.environ, **command(redis_server, **slow)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            try:
+            async with worker(manage("heartbeat", "--every", "0.05"), command(redis_server, **slow)):
                 answered = 0
                 while dead.close_code is None or answered < 5:
                     ping = await expect(alive, "system.ping")
@@ -140,11 +122,6 @@ async def test_a_heartbeat_worker_of_its_own_closes_the_dead_and_keeps_the_livin
                 await dead.wait_closed()
                 assert dead.close_code == 4408
                 assert alive.close_code is None
-            finally:
-                worker.send_signal(signal.SIGINT)
-                output, _ = await asyncio.to_thread(worker.communicate, timeout=10)
-            assert worker.returncode == 0, output.decode()
-            assert b"Traceback" not in output
 
 
 def test_the_heartbeat_worker_says_what_is_wrong_with_a_layer_that_stays_in_its_process() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import json
 import os
 import signal
 import socket
@@ -16,17 +14,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from websockets.asyncio.client import ClientConnection, connect, unix_connect
+from websockets.asyncio.client import connect, unix_connect
 
 from tests.acceptance import rawclient
+from tests.acceptance.messages import expect
 from tests.acceptance.processes import ROOT, ServerProcess, daphne, free_port, manage, run, taken_port
 from tests.acceptance.rawclient import RawClient
+from tests.certificates import new_key, self_signed
 from tests.redisserver import RedisServer
 
 PROJECT = {"DJANGO_SETTINGS_MODULE": "tests.acceptance.apps.settings"}
@@ -123,25 +119,8 @@ async def test_a_unix_socket_is_served_and_taken_away_in_the_end(tmp_path: Path)
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
-    made = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(made.public_key())
-        .serial_number(1)
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .sign(made, hashes.SHA256())
-    )
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    Path(cert).write_bytes(signed.public_bytes(pem))
-    Path(key).write_bytes(made.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    return cert, key
+    cert, key = self_signed(tmp_path_factory.mktemp("tls"), "localhost")
+    return str(cert), str(key)
 
 
 async def test_tls_serves_https_and_wss(certificate: tuple[str, str]) -> None:
@@ -164,9 +143,7 @@ async def test_tls_serves_https_and_wss(certificate: tuple[str, str]) -> None:
 @pytest.fixture(scope="module")
 def locked_key(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("locked") / "key.pem"
-    lock = serialization.BestAvailableEncryption(b"secret")
-    made = ec.generate_private_key(ec.SECP256R1())
-    path.write_bytes(made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock))
+    new_key(path, password=b"secret")
     return str(path)
 
 
@@ -235,10 +212,7 @@ def test_wrong_options_are_said_in_one_line(
     words: list[str], said: str, certificate: tuple[str, str], locked_key: str, tmp_path: Path
 ) -> None:
     other_key = tmp_path / "other.pem"
-    made, plain = ec.generate_private_key(ec.SECP256R1()), serialization.NoEncryption()
-    other_key.write_bytes(
-        made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    )
+    new_key(other_key)
     names = {"cert": certificate[0], "locked_key": locked_key, "other_key": other_key}
     ended = run(manage("serve", "--port", "0", *(word.format(**names) for word in words)), PROJECT)
     assert ended.code != 0
@@ -423,17 +397,9 @@ async def test_a_room_spans_the_workers_on_redis(redis_server: RedisServer) -> N
             # Who accepts is the kernel's choice: with so many, both workers have some.
             for _ in range(16):
                 members.append(await stack.enter_async_context(connect(f"{server.ws}/span")))
-                await _told(members[-1], "system.joined")
+                await expect(members[-1], "system.joined")
             await members[0].send('{"type": "say", "data": "hello"}')
-            assert [await _told(member, "said") for member in members] == ["hello"] * 16
-
-
-async def _told(client: ClientConnection, wanted: str) -> Any:
-    """Return the data of the next message of a type."""
-    async with asyncio.timeout(10):
-        while (message := json.loads(await client.recv()))["type"] != wanted:
-            pass
-    return message["data"]
+            assert [await expect(member, "said") for member in members] == ["hello"] * 16
 
 
 # Open files

@@ -29,7 +29,7 @@ from realtime.errors import ClientError, PublishError, SessionDataError, StateUn
 from realtime.frames import Frame
 from realtime.history import Place
 from realtime.hub import BroadcastResult
-from realtime.inflow import Inflow, later, passed
+from realtime.inflow import Inflow, later
 from realtime.layer import OwnChannel
 from realtime.limits import Limits
 from realtime.once import Once, handling
@@ -257,7 +257,11 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     @property
     def channel_name(self) -> str:
         """The name of this socket's own channel in the channel layer."""
-        return self._own_channel.name()
+        name = self._own_channel.name()
+        if self._inflow is not None:
+            # Messages of the layer may come from now on: whatever is handled takes its turn with them.
+            self._inflow.pass_on()
+        return name
 
     async def accept(
         self, subprotocol: str | None = None, headers: Iterable[tuple[bytes, bytes]] | None = None
@@ -319,6 +323,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         self._turn = asyncio.Lock()
         self._running: set[asyncio.Task[None]] = set()
         self._begun: _Running | None = None
+        self._inflow: Inflow | None = None
         self._errors_in_row = 0
         self._has_spoken = False
         self._missed: dict[str, Place] = {}
@@ -386,26 +391,13 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             await self.close()
 
     async def _receive_loop(self, receive: Receive) -> None:
-        inflow = Inflow(self.connection, receive)
+        inflow = self._inflow = Inflow(self.connection, receive)
         concurrency = self.concurrency or self._settings.handler_concurrency
-        if concurrency == 1:
-            inflow.attach(self._handle)
+        if concurrency == 1 and not self._own_channel.listening:
+            inflow.attach(self._begin)
         while (payload := await inflow.next()) is not None:
-            if self._own_channel.listening or concurrency > 1:
-                await self._take_a_turn(payload, concurrency)
-            elif (running := self._begin(payload)) is not None:
-                await self._finish(running)
+            await self._take_a_turn(payload, concurrency)
         self._close_code = inflow.code
-
-    def _handle(self, payload: str | bytes) -> dict[str, Any] | None:
-        """Handle a message as it comes; what has to wait goes on in the task of the socket."""
-        if self._own_channel.listening:
-            return passed(payload)
-        running = self._begin(payload)
-        if running is None:
-            return None
-        self._begun = running
-        return later(partial(self._finish, running))
 
     async def _take_a_turn(self, payload: str | bytes, concurrency: int) -> None:
         """Handle a message where something else may be running: in turn, or beside a bounded number of others."""
@@ -422,15 +414,15 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
     async def _begin_and_finish(self, payload: str | bytes) -> None:
         rest = self._begin(payload)
         if rest is not None:
-            await self._finish(rest)
+            await rest["work"]()
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._end_with(error)
 
-    def _begin(self, payload: str | bytes) -> _Running | None:
-        """Run the handler of a message until it ends or first waits; return it in the latter case."""
+    def _begin(self, payload: str | bytes) -> dict[str, Any] | None:
+        """Run the handler of a message until it ends or first waits; then return the event that finishes it."""
         running = _Running()
         try:
             handled = self._handling(running, payload) if self._has_spoken else self._first(running, payload)
@@ -445,7 +437,8 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
                 self._succeeded(running)
             return None
         running.rest = rest
-        return running
+        self._begun = running
+        return later(partial(self._finish, running))
 
     async def _finish(self, running: _Running) -> None:
         """Finish a handler that had to wait, within its timeout."""

@@ -40,8 +40,8 @@ class Inflow:
     """
     The messages of one accepted socket, in order.
 
-    :meth:`next` is for the task that serves the socket. With :meth:`attach`, messages that come while that
-    task waits for one are handled without waking it, as if it had run the handler itself.
+    :meth:`next` is for the task that serves the socket. What is attached with :meth:`attach` handles messages
+    in place: those that come while the task waits for one without waking it, where the transport can do that.
 
     """
 
@@ -55,14 +55,14 @@ class Inflow:
         self._receive = receive
         if guarded is not None:
             self._receive, self._weigh = guarded.server_receive, guarded.guard.weigh
-        self._handle: Handle
+        self._handle: Handle = passed
         self.ended = False
         self.code: int | None = None
         """The code the socket closed with, once it has ended."""
 
     def attach(self, handle: Handle, *, as_task: bool = True) -> None:
         """
-        Have ``handle`` called with messages as they come, where the transport can do that.
+        Have ``handle`` called with messages as they come, or by :meth:`next` where the transport cannot do that.
 
         With ``as_task`` it runs as a part of the task that serves the socket. It is for code of
         applications, which looks at its task and its context.
@@ -71,38 +71,48 @@ class Inflow:
         self._handle = handle
         self._connection.transport.attach(self._receive, self._take, as_task=as_task)
 
+    def pass_on(self) -> None:
+        """Have :meth:`next` return messages again."""
+        self._handle = passed
+
     async def next(self) -> Payload | None:
         """Return the next message that is to be handled; ``None``, as often as it is asked, when the socket has ended."""
-        connection = self._connection
         while not self.ended:
-            message = await self._receive()
-            kind = message["type"]
-            if kind == "websocket.receive":
-                text: str | None = message.get("text")
-                payload: Payload = message["bytes"] if text is None else text
-                now, size = time.monotonic(), payload_size(payload)
-                if self._weigh is not None and (verdict := self._weigh(payload, size, now)) is not None:
-                    await self._carry_out(verdict)
-                elif not connection.closed:
-                    self._took(size, now)
-                    return payload
-            elif kind == LATER:
-                await message["work"]()
-            elif kind == PASSED:
-                passed_on: Payload = message["payload"]
-                return passed_on
+            event = await self._receive()
+            if event["type"] == "websocket.receive":
+                if (handled := self._received(event)) is None:
+                    continue
+                event = handled
+            if event["type"] == LATER:
+                await event["work"]()
+            elif event["type"] == PASSED:
+                payload: Payload = event["payload"]
+                return payload
             else:
                 self.ended = True
-                self.code = message.get("code")
+                self.code = event.get("code")
                 # What handled messages knows the connection, as this does: reference counts would never free them.
-                self._handle = passed
+                self.pass_on()
         return None
+
+    def _received(self, message: dict[str, Any]) -> dict[str, Any] | None:
+        if self._connection.closed:
+            return None
+        text: str | None = message.get("text")
+        payload: Payload = message["bytes"] if text is None else text
+        return self._take(payload, payload_size(payload))
 
     def _take(self, payload: Payload, size: int) -> dict[str, Any] | None:
         now = time.monotonic()
         if self._weigh is not None and (verdict := self._weigh(payload, size, now)) is not None:
             return later(partial(self._carry_out, verdict))
-        self._took(size, now)
+        connection = self._connection
+        connection.last_heard = connection.last_message = now
+        connection.messages_in += 1
+        connection.bytes_in += size
+        counters = connection.node.counters
+        counters.messages_in += 1
+        counters.bytes_in += size
         try:
             return self._handle(payload)
         except BaseException as error:  # noqa: BLE001 - it belongs to the task that serves the socket
@@ -111,16 +121,6 @@ class Inflow:
     async def _carry_out(self, verdict: Verdict) -> None:
         if self._guarded is not None:
             await self._guarded.carry_out(verdict)
-
-    def _took(self, size: int, now: float) -> None:
-        """Take note of a message of ``size`` bytes that came at ``now`` (seconds, monotonic)."""
-        connection = self._connection
-        counters = connection.node.counters
-        connection.last_heard = connection.last_message = now
-        connection.messages_in += 1
-        connection.bytes_in += size
-        counters.messages_in += 1
-        counters.bytes_in += size
 
 
 async def _raise(error: BaseException) -> None:

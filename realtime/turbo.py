@@ -101,9 +101,7 @@ class _Echo(RealtimeConsumer):
         inflow = Inflow(self.connection, receive)
         # No code of an application runs, so nobody asks for its task or its context.
         inflow.attach(self._echo, as_task=False)
-        while (payload := await inflow.next()) is not None:
-            self._echo(payload)
-            await self.connection.cleared()
+        await inflow.next()
         self._close_code = inflow.code
 
     def _echo(self, payload: Payload) -> dict[str, Any] | None:

@@ -8,10 +8,11 @@ import contextvars
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from channels.exceptions import StopConsumer
+from channels.layers import get_channel_layer
 from django.test import override_settings
 from websockets.exceptions import ConnectionClosed
 
@@ -213,6 +214,44 @@ async def test_limits_hold_for_messages_that_are_handled_as_they_come() -> None:
         warning = await said(socket)
         assert (warning["type"], warning["data"]["violations_left"]) == ("system.rate_limited", 1)
         assert await close_code(socket) == 4429
+
+
+async def test_a_handler_that_asks_for_its_channel_takes_turns_with_what_comes_from_there() -> None:
+    class Late(Worker):
+        release = asyncio.Event()
+        steps: ClassVar[list[str]] = []
+
+        @on("listen")
+        async def listen(self) -> None:
+            await self.channel_layer.group_add("turns", self.channel_name)
+            await self.send_event("did")
+
+        @on("work")
+        async def work(self) -> None:
+            await self.alone("socket")
+
+        async def turns_item(self, event: dict[str, Any]) -> None:
+            await self.alone("layer")
+
+        async def alone(self, what: str) -> None:
+            self.steps.append(f"{what} begins")
+            await self.release.wait()
+            self.steps.append(f"{what} ends")
+            await self.send_event("did")
+
+    async with client(Late.as_asgi()) as socket:
+        await socket.send('{"type": "listen"}')
+        await said(socket, "did")
+        await get_channel_layer().group_send("turns", {"type": "turns.item"})
+        await until(lambda: Late.steps == ["layer begins"])
+        await socket.send('{"type": "work"}')
+        (connection,) = nodes.current().registry
+        await until(lambda: connection.messages_in == 2)
+        assert Late.steps == ["layer begins"]
+        Late.release.set()
+        for _ in range(2):
+            await said(socket, "did")
+    assert Late.steps == ["layer begins", "layer ends", "socket begins", "socket ends"]
 
 
 async def test_every_message_is_counted_once() -> None:

@@ -735,22 +735,30 @@ class NativeWebSocket:
         return size
 
     def write(self, frame: Frame) -> None:
-        if self.phase is not _OPEN or self._stream is None:
+        stream = self._stream
+        if self.phase is not _OPEN or stream is None:
             return
-        deflater = self._deflater
-        if deflater is None or frame.size < deflater.min_bytes:
+        deflater, size = self._deflater, frame.size
+        if deflater is None or size < deflater.min_bytes:
             plain = frame.plain
             if plain is None:
-                plain = frame.plain = _plain(frame.payload)
-            self._stream.write(plain)
+                payload = frame.payload
+                # Most are short texts, and another call is a part of what one costs.
+                if size < 126 and isinstance(payload, str):
+                    encoded = payload.encode()
+                    plain = _TEXT_HEADERS[len(encoded)] + encoded
+                else:
+                    plain = _plain(payload)
+                frame.plain = plain
+            stream.write(plain)
         elif deflater.share_key is not None:
-            self._stream.write(frame.wire(deflater.share_key, deflater.wire_alone))
+            stream.write(frame.wire(deflater.share_key, deflater.wire_alone))
         else:
             payload = frame.payload
             if isinstance(payload, str):
-                self._write_message(self._stream, _TEXT_OPCODE, payload.encode())
+                self._write_message(stream, _TEXT_OPCODE, payload.encode())
             else:
-                self._write_message(self._stream, _BINARY_OPCODE, payload)
+                self._write_message(stream, _BINARY_OPCODE, payload)
 
     def limit_messages(self, size: int) -> None:
         # A frame that has begun to come is still held to the bound that was.
@@ -875,8 +883,7 @@ def _plain(payload: str | bytes) -> bytes:
     """Return the frame of a message as every socket can read it."""
     if isinstance(payload, str):
         encoded = payload.encode()
-        size = len(encoded)
-        return (_TEXT_HEADERS[size] if size < 126 else header(_TEXT_OPCODE, size)) + encoded
+        return header(_TEXT_OPCODE, len(encoded)) + encoded
     return header(_BINARY_OPCODE, len(payload)) + payload
 
 

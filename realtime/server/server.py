@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import threading
@@ -23,6 +22,7 @@ from realtime.close_codes import CloseReason
 from realtime.conf import get_settings
 from realtime.drain import Socket, see_off
 from realtime.server import openfiles
+from realtime.server.garbage import Settled
 from realtime.server.interrupts import interrupts
 from realtime.server.native import NativeHalf, native_half
 from realtime.server.protocol import WebSocketProtocol, message_limits
@@ -114,11 +114,11 @@ class Server(daphne.server.Server):
     def _serve(self) -> None:
         self.look_around()
         self.native = native_half(self)
-        _settle()
         overrides.watch.on_change.append(self._overridden)
         reactor.callWhenRunning(self._mind_interrupts)
         try:
-            super().run()
+            with Settled().kept():
+                super().run()
             _end_tasks(reactor._asyncioEventloop)
         finally:
             overrides.watch.on_change.remove(self._overridden)
@@ -345,18 +345,6 @@ class PlainSocket:
         self._protocol.abort()
         if self._protocol.server is not None:
             self._protocol.server.cancel(self._protocol)
-
-
-def _settle() -> None:
-    """
-    Have the garbage collector leave alone what has been loaded: it is there for good.
-
-    Looking through all of it takes a tenth of a second, in which no socket is served, and is due
-    again and again while sockets come and go.
-
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _node() -> nodes.Node | None:

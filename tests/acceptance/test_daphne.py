@@ -7,6 +7,7 @@ import json
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -556,3 +557,13 @@ async def test_half_a_response_ends_early_and_the_server_goes_on(server: Noted) 
     async with connect(f"{server.ws}/return") as socket:
         with pytest.raises(ConnectionClosed):
             await socket.recv()
+
+
+# The process.
+
+
+async def test_the_garbage_collector_does_not_look_through_all_sockets_again_and_again(server: Noted) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(100):
+            await stack.enter_async_context(connect(f"{server.ws}/echo"))
+        assert int(rawclient.get(server.port, "/collect").body) < 1000

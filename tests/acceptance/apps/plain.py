@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 from collections.abc import Awaitable, Callable
@@ -307,6 +308,14 @@ async def http_home(scope: dict[str, Any], receive: Receive, send: Send) -> None
 async def http_open(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     GATE.set()
     await respond(send, 200, b"open")
+
+
+async def http_collect(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Collect garbage, and tell how many objects that would look at the next time."""
+    # Twice: everything may be due the second time.
+    for _ in range(2):
+        gc.collect()
+    await respond(send, 200, str(len(gc.get_objects())).encode())
 
 
 async def http_slow(scope: dict[str, Any], receive: Receive, send: Send) -> None:

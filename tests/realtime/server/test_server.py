@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from ratelimit.limits import Limits
 from realtime.server import install
 from realtime.server.engine import Options
 from realtime.server.inbox import Inbox
-from realtime.server.server import Server, Turns, _settle
+from realtime.server.server import Server, Turns
 from tests.acceptance.processes import run
 
 
@@ -151,15 +150,6 @@ async def test_an_application_that_fails_is_reported_to_its_socket_and_logged_on
     await server.quiet()
     assert protocol.ended == [True]
     assert [record.getMessage() for record in caplog.records] == ["Exception inside application: on purpose"]
-
-
-def test_what_was_loaded_is_not_looked_through_for_garbage_again() -> None:
-    before = gc.get_freeze_count()
-    try:
-        _settle()
-        assert gc.get_freeze_count() > before + 10_000
-    finally:
-        gc.unfreeze()
 
 
 def test_under_another_server_no_reactor_is_installed() -> None:

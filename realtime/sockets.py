@@ -67,7 +67,9 @@ class WebSocket:
         """Return the next message; ``None`` when the socket is closed."""
         if asyncio.current_task() is self.connection.task:
             return await _Next()
-        # A task of the function's own, be it wait_for()'s.
+        # A task of the function's own, be it wait_for()'s. What the function has begun is for the socket's to finish.
+        while self._consumer.has_begun:  # noqa: ASYNC110 - that task runs in the next turn
+            await asyncio.sleep(0)
         return await self._consumer.inflow.next()
 
     async def send(self, message: str | bytes) -> None:
@@ -122,6 +124,8 @@ class _FunctionConsumer(RealtimeConsumer):
     speaks_protocol = False
     serve: Serve
     inflow: Inflow
+    has_begun = False
+    """Whether the function went on as a message came, and now has to wait: the task of the socket does that for it."""
 
     async def _serve_accepted(self, receive: Receive) -> None:
         if not self.connection.accepted:
@@ -139,7 +143,7 @@ class _FunctionConsumer(RealtimeConsumer):
 
     async def _run_function(self) -> None:
         self._iterator: Any = type(self).serve(WebSocket(self)).__await__()
-        self._wants_message = self._has_begun = False
+        self._wants_message = self.has_begun = False
         self.inflow.attach(self._go_on_at_once)
         try:
             await self._until_it_wants(next, self._iterator)
@@ -148,13 +152,13 @@ class _FunctionConsumer(RealtimeConsumer):
         except _Returned:
             pass
         finally:
-            self._wants_message = False
+            self._wants_message = self.has_begun = False
 
     async def _give_it_the_next(self) -> None:
         try:
             payload = await self.inflow.next()
         except BaseException as error:
-            if not (self._wants_message or self._has_begun):
+            if not (self._wants_message or self.has_begun):
                 # Raised by the function itself, while it went on as messages came.
                 raise
             await self._until_it_wants(self._iterator.throw, error)
@@ -163,7 +167,7 @@ class _FunctionConsumer(RealtimeConsumer):
 
     async def _until_it_wants(self, go_on: Callable[[Any], Any], value: Any) -> None:
         """Let the function go on until it wants a message. Raise _Returned when it returns."""
-        self._wants_message = self._has_begun = False
+        self._wants_message = self.has_begun = False
         try:
             waited_for = go_on(value)
         except StopIteration:
@@ -174,7 +178,7 @@ class _FunctionConsumer(RealtimeConsumer):
 
     def _go_on_at_once(self, payload: Payload) -> dict[str, Any] | None:
         """Give the function a message as it comes."""
-        if not self._wants_message:
+        if not self._wants_message or asyncio.current_task() is not self.connection.task:
             return passed(payload)
         self._wants_message = False
         try:
@@ -184,7 +188,7 @@ class _FunctionConsumer(RealtimeConsumer):
         if waited_for is _NEXT:
             self._wants_message = True
             return None
-        self._has_begun = True
+        self.has_begun = True
         return later(partial(self._until_it_wants, _as_it_is, waited_for))
 
 

@@ -352,6 +352,22 @@ async def test_a_function_may_stop_waiting_for_a_message_and_loses_none(how: str
         assert await socket.recv() == "tick"
 
 
+async def test_a_function_may_wait_for_a_message_in_a_task_of_its_own() -> None:
+    @websocket()
+    async def selects(ws: WebSocket) -> None:
+        async for message in ws:
+            reading = asyncio.create_task(ws.receive())
+            await asyncio.wait({reading})
+            await ws.send(f"{message} {reading.result()}")
+
+    async with client(selects) as socket:
+        for first, second in (("one", "two"), ("three", "four")):
+            await socket.send(first)
+            await socket.send(second)
+            async with asyncio.timeout(SOON):
+                assert await socket.recv() == f"{first} {second}"
+
+
 @pytest.mark.parametrize("waits_first", [False, True])
 async def test_a_function_that_returns_closes_the_socket(waits_first: bool) -> None:
     @websocket()

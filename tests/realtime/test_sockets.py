@@ -72,6 +72,32 @@ async def test_the_iteration_ends_with_the_socket() -> None:
     assert ended.is_set()
 
 
+async def test_a_function_goes_on_in_its_own_task_whoever_else_reads() -> None:
+    tasks: set[asyncio.Task[None] | None] = set()
+    got: list[str | bytes] = []
+
+    @websocket()
+    async def shared(ws: WebSocket) -> None:
+        async def read_too() -> None:
+            while (message := await ws.receive()) is not None:
+                got.append(message)
+
+        beside = asyncio.create_task(read_too())
+        async for message in ws:
+            tasks.add(asyncio.current_task())
+            got.append(message)
+        beside.cancel()
+
+    async with connect(shared) as socket:
+        for number in range(6):
+            await socket.send_raw(str(number))
+            # Both wait again: it is the other's turn.
+            await until(lambda: len(got) == number + 1)  # noqa: B023 - it is called now
+        await socket.disconnect()
+    assert sorted(got) == ["0", "1", "2", "3", "4", "5"]
+    assert len(tasks) <= 1
+
+
 async def test_a_function_that_only_sends_ends_when_the_socket_is_closed() -> None:
     ended: list[BaseException] = []
 

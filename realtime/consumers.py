@@ -193,13 +193,13 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """
         entry = self.presence_entry() if presence else None
         hub, connection = self.node.hub, self.connection
+        # Who has the answer is known to all nodes, whatever becomes of this one.
+        await self.node.sessions.kept(connection)
         joined = await hub.join(connection, room, presence=entry, counts=presence == "count")
         seen = self._missed.pop(room, None)
         place = joined.place
+        self._say_joined(joined, presence=bool(presence))
         self._keep_place(room, RoomPlace(presence, recover, *(seen or place or ())))
-        # Who has the answer is known to all nodes, whatever becomes of this one.
-        await self.node.sessions.kept(connection)
-        self._say_joined(joined, place, presence=bool(presence))
         if seen is not None:
             await hub.arrivals.recover(connection, joined, seen)
         elif joined.past is not None:
@@ -207,9 +207,9 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             hold = RESUME_GRACE if recover and not connection.messages_in else 0.0
             hub.arrivals.come_in(connection, joined, place, hold=hold)
 
-    def _say_joined(self, room: Room, place: Place | None, *, presence: bool) -> None:
+    def _say_joined(self, room: Room, *, presence: bool) -> None:
         data: dict[str, Any] = {"room": room.name}
-        if place is not None:
+        if (place := room.place) is not None:
             data.update(offset=place.offset, epoch=place.epoch)
         if presence:
             data["presence"] = self.node.hub.attendance.told(room)
@@ -259,7 +259,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         """The name of this socket's own channel in the channel layer."""
         name = self._own_channel.name()
         if self._inflow is not None:
-            # Messages of the layer may come from now on: whatever is handled takes its turn with them.
+            # Messages of the layer may come from now on: whatever comes takes its turn with them.
             self._inflow.pass_on()
         return name
 
@@ -797,7 +797,7 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
             # Seen by another name now, and told afresh who is here: before, it was one of them.
             counts = here.presence == "count"
             room = await hub.join(connection, name, presence=self.presence_entry(), counts=counts)
-            self._say_joined(room, room.place, presence=True)
+            self._say_joined(room, presence=True)
         if (seen := self._missed.pop(name, None)) is not None:
             if here is not None:
                 self._keep_place(name, RoomPlace(here.presence, here.recover, *seen))

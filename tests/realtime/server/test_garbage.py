@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from realtime.server import garbage
 from realtime.server.garbage import GROWTH, Settled
 
 
@@ -84,6 +85,17 @@ def test_an_old_knot_is_undone_when_twice_as_much_has_settled() -> None:
         gc.collect()
     assert gone() is not None
     kept.append(grown_by((GROWTH - 1) * 0.8))
+    for _ in range(2):
+        gc.collect()
+    assert gone() is None
+
+
+def test_or_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[object] = [Knot()]
+    gone = weakref.ref(kept[0])
+    gc.collect()
+    kept.clear()
+    monkeypatch.setattr(garbage, "PATIENCE", -1.0)
     for _ in range(2):
         gc.collect()
     assert gone() is None

@@ -53,6 +53,10 @@ class Frame(msgspec.Struct, eq=False, gc=False):
                 len(payload) if isinstance(payload, bytes) or payload.isascii() else text_size(payload)
             )
 
+    def __repr__(self) -> str:
+        # Not what it says: that is for its receivers, and not for a log.
+        return f"<Frame of {self.size} bytes>"
+
     @classmethod
     def json(cls, message: Any, *, key: object = None) -> Frame:
         """Return ``message`` as a JSON text frame. Raise TypeError for what JSON cannot hold."""

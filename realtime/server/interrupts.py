@@ -60,7 +60,8 @@ class Interrupts:
 
     def _forget(self) -> None:
         for number, handler in self._before.items():
-            if self._kept is not None or signal.getsignal(number) == self._keep:
+            # The default is what is left of one that was kept.
+            if signal.getsignal(number) in (self._keep, signal.SIG_DFL):
                 signal.signal(number, handler)
         self._before.clear()
         kept, self._kept = self._kept, None

@@ -142,3 +142,7 @@ def test_frames_share_no_wire_forms():
 def test_a_frame_costs_no_dict():
     """One frame exists for each message that waits for a slow reader."""
     assert not hasattr(Frame("a"), "__dict__")
+
+
+def test_a_log_does_not_tell_what_a_frame_says() -> None:
+    assert repr(Frame("secret")) == "<Frame of 6 bytes>"

@@ -93,3 +93,12 @@ def test_in_a_thread_nothing_is_heard():
     thread.start()
     thread.join()
     assert found == OF_PYTHON
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_they_are_as_they_were_when_who_took_one_is_done(number):
+    interrupts = Interrupts()
+    with interrupts.heard():
+        signal.raise_signal(number)
+        interrupts.give(print)
+    assert handlers() == OF_PYTHON

@@ -412,9 +412,9 @@ class RealtimeConsumer(AsyncJsonWebsocketConsumer):
         task.add_done_callback(self._ran)
 
     async def _begin_and_finish(self, payload: str | bytes) -> None:
-        rest = self._begin(payload)
-        if rest is not None:
-            await rest["work"]()
+        event = self._begin(payload)
+        if event is not None:
+            await event["work"]()
 
     def _ran(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
